@@ -1,0 +1,20 @@
+# One object library a layer; libmamba2 is their sum. tools/check_layers.py holds the includes to the order.
+
+# mamba2_layer(NAME SOURCES a.cpp ... [LIBRARIES lib ...])
+function(mamba2_layer NAME)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBRARIES" ${ARGN})
+  add_library(mamba2_${NAME} OBJECT ${ARG_SOURCES})
+  target_include_directories(mamba2_${NAME} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_link_libraries(mamba2_${NAME} PRIVATE mamba2_options PUBLIC fmt::fmt ${ARG_LIBRARIES})
+  set_property(GLOBAL APPEND PROPERTY MAMBA2_LAYERS mamba2_${NAME})
+endfunction()
+
+# mamba2_test(NAME SOURCES a_test.cpp ... [LIBRARIES lib ...]): one GoogleTest program, each test known to ctest.
+function(mamba2_test NAME)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBRARIES" ${ARGN})
+  add_executable(${NAME} ${ARG_SOURCES})
+  target_include_directories(${NAME} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${NAME} PRIVATE mamba2_options mamba2_static GTest::gmock GTest::gtest_main ${ARG_LIBRARIES})
+  target_compile_definitions(${NAME} PRIVATE MAMBA2_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  gtest_discover_tests(${NAME} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+endfunction()

@@ -1,0 +1,185 @@
+#include "mamba2/tensor/tensor.h"
+
+#include <fmt/ranges.h>
+
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include "mamba2/base/error.h"
+
+namespace mamba2 {
+
+Shape::Shape(std::initializer_list<std::int64_t> extents) : Shape(std::span(extents.begin(), extents.size())) {}
+
+Shape::Shape(std::span<const std::int64_t> extents) {
+  require(extents.size() <= max_rank, "a shape has {} dimensions, expected at most {}", extents.size(),
+          static_cast<int>(max_rank));
+  rank_ = static_cast<int>(extents.size());
+  std::int64_t product = 1;
+  bool overflow = false;
+  for (std::size_t i = 0; i < extents.size(); ++i) {
+    require(extents[i] >= 0, "a shape has extent {}, expected 0 or more", extents[i]);
+    extents_[i] = extents[i];
+    overflow = overflow || (extents[i] != 0 && product > std::numeric_limits<std::int64_t>::max() / 8 / extents[i]);
+    if (!overflow) product *= std::max<std::int64_t>(extents[i], 1);
+  }
+  require(!overflow, "shape {} has more elements than 64 bits can count", to_string(*this));
+}
+
+std::int64_t Shape::elements() const {
+  std::int64_t product = 1;
+  for (const std::int64_t extent : extents()) product *= extent;
+  return product;
+}
+
+std::string to_string(const Shape& shape) {
+  return fmt::format("({})", fmt::join(shape.extents(), ", "));
+}
+
+Tensor::Tensor(void* memory, DType type, Shape extents, Device where)
+    : data(memory), dtype(type), device(where), shape(extents) {
+  std::int64_t stride = 1;
+  for (int i = shape.rank() - 1; i >= 0; --i) {
+    strides[static_cast<std::size_t>(i)] = stride;
+    stride *= shape[i];
+  }
+}
+
+bool Tensor::contiguous() const {
+  std::int64_t expected = 1;
+  for (int i = rank() - 1; i >= 0; --i) {
+    if (size(i) != 1 && stride(i) != expected) return false;
+    expected *= size(i);
+  }
+  return true;
+}
+
+Tensor Tensor::slice(int i, std::int64_t start, std::int64_t count) const {
+  require(i < rank() && start >= 0 && count >= 0 && start + count <= size(i),
+          "slice [{}, {}) of dimension {} is outside {}", start, start + count, i, to_string(shape));
+  Tensor view = *this;
+  std::array<std::int64_t, Shape::max_rank> extents{};
+  for (int d = 0; d < rank(); ++d) extents[static_cast<std::size_t>(d)] = d == i ? count : size(d);
+  view.shape = Shape(std::span(extents.data(), static_cast<std::size_t>(rank())));
+  view.data = static_cast<std::byte*>(data) + start * stride(i) * static_cast<std::int64_t>(element_size(dtype));
+  return view;
+}
+
+Tensor Tensor::operator[](std::int64_t index) const {
+  const Tensor row = slice(0, index, 1);
+  Tensor view = row;
+  view.shape = Shape(row.shape.extents().subspan(1));
+  for (int d = 0; d < view.rank(); ++d) view.strides[static_cast<std::size_t>(d)] = row.stride(d + 1);
+  return view;
+}
+
+Tensor Tensor::reshape(Shape extents) const {
+  require(contiguous() && extents.elements() == elements(), "a tensor of shape {} can't be viewed as {}",
+          to_string(shape), to_string(extents));
+  return Tensor(data, dtype, extents, device);
+}
+
+void HostBuffer::Free::operator()(void* memory) const {
+  ::operator delete (memory, std::align_val_t{64});
+}
+
+HostBuffer::HostBuffer(std::size_t bytes) : size_(bytes) {
+  memory_.reset(::operator new (std::max<std::size_t>(bytes, 1), std::align_val_t{64}));
+  std::memset(memory_.get(), 0, bytes);
+}
+
+HostTensor::HostTensor(DType dtype, Shape shape)
+    : buffer_(static_cast<std::size_t>(shape.elements()) * element_size(dtype)), view_(buffer_.data(), dtype, shape) {}
+
+double element_as_double(const Tensor& tensor, std::int64_t offset) {
+  switch (tensor.dtype) {
+    case DType::f64: return tensor.as<double>()[offset];
+    case DType::f32: return static_cast<double>(tensor.as<float>()[offset]);
+    case DType::f16: return static_cast<double>(to_float(tensor.as<f16>()[offset]));
+    case DType::bf16: return static_cast<double>(to_float(tensor.as<bf16>()[offset]));
+    case DType::i64: return static_cast<double>(tensor.as<std::int64_t>()[offset]);
+    case DType::i32: return static_cast<double>(tensor.as<std::int32_t>()[offset]);
+    case DType::i16: return static_cast<double>(tensor.as<std::int16_t>()[offset]);
+    case DType::i8: return static_cast<double>(tensor.as<std::int8_t>()[offset]);
+    case DType::u8:
+    case DType::boolean: return static_cast<double>(tensor.as<std::uint8_t>()[offset]);
+  }
+  fail("dtype {} can't be read as a number", static_cast<int>(tensor.dtype));
+}
+
+namespace {
+
+/// Rounds once: a double that goes to a 16-bit type by way of float could round twice, so values come as floats where
+/// the source is no wider than one, and f64 sources are nudged to odd first (round-to-odd keeps the second rounding
+/// exact; Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums").
+float to_float_rounded_to_odd(double value) {
+  const auto nearest = static_cast<float>(value);
+  if (static_cast<double>(nearest) == value || !(nearest - nearest == 0.0F)) return nearest;
+  std::uint32_t bits = std::bit_cast<std::uint32_t>(nearest);
+  if ((bits & 1U) != 0) return nearest;
+  const bool magnitude_grew = (static_cast<double>(nearest) > value) == (value > 0);
+  bits = magnitude_grew ? bits - 1 : bits + 1;
+  return std::bit_cast<float>(bits);
+}
+
+void store(const Tensor& tensor, std::int64_t offset, double value) {
+  switch (tensor.dtype) {
+    case DType::f64: tensor.as<double>()[offset] = value; return;
+    case DType::f32: tensor.as<float>()[offset] = static_cast<float>(value); return;
+    case DType::f16: tensor.as<f16>()[offset] = to_f16(to_float_rounded_to_odd(value)); return;
+    case DType::bf16: tensor.as<bf16>()[offset] = to_bf16(to_float_rounded_to_odd(value)); return;
+    default: fail("values can't be converted to {}", name(tensor.dtype));
+  }
+}
+
+/// Calls visit(from_offset, to_offset, run) for each innermost row, outermost dimensions first.
+template <class Visit>
+void for_each_row(const Tensor& from, const Tensor& to, Visit&& visit) {
+  if (from.elements() == 0) return;
+  std::array<std::int64_t, Shape::max_rank> index{};
+  const int outer = from.rank() - 1;
+  while (true) {
+    std::int64_t from_offset = 0, to_offset = 0;
+    for (int d = 0; d < outer; ++d) {
+      from_offset += index[static_cast<std::size_t>(d)] * from.stride(d);
+      to_offset += index[static_cast<std::size_t>(d)] * to.stride(d);
+    }
+    visit(from_offset, to_offset);
+    int d = outer - 1;
+    for (; d >= 0; --d) {
+      if (++index[static_cast<std::size_t>(d)] < from.size(d)) break;
+      index[static_cast<std::size_t>(d)] = 0;
+    }
+    if (d < 0) return;
+  }
+}
+
+}  // namespace
+
+void convert(const Tensor& from, const Tensor& to) {
+  require(from.shape == to.shape, "a tensor of shape {} can't be copied into one of shape {}", to_string(from.shape),
+          to_string(to.shape));
+  if (from.dtype == to.dtype && from.contiguous() && to.contiguous()) {
+    if (from.elements() != 0) std::memcpy(to.data, from.data, from.bytes());
+    return;
+  }
+  const std::int64_t run = from.rank() == 0 ? 1 : from.size(-1);
+  const std::int64_t from_step = from.rank() == 0 ? 1 : from.stride(-1);
+  const std::int64_t to_step = to.rank() == 0 ? 1 : to.stride(-1);
+  for_each_row(from, to, [&](std::int64_t from_offset, std::int64_t to_offset) {
+    if (from.dtype == to.dtype) {
+      const std::size_t bytes = element_size(from.dtype);
+      for (std::int64_t i = 0; i < run; ++i)
+        std::memcpy(
+            static_cast<std::byte*>(to.data) + (to_offset + i * to_step) * static_cast<std::int64_t>(bytes),
+            static_cast<const std::byte*>(from.data) + (from_offset + i * from_step) * static_cast<std::int64_t>(bytes),
+            bytes);
+      return;
+    }
+    for (std::int64_t i = 0; i < run; ++i)
+      store(to, to_offset + i * to_step, element_as_double(from, from_offset + i * from_step));
+  });
+}
+
+}  // namespace mamba2

@@ -1,0 +1,92 @@
+#include "mamba2/base/file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+#include "mamba2/base/error.h"
+
+namespace mamba2 {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class FileTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = fs::path(::testing::TempDir()) /
+                 (std::string("file_test_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(directory_);
+    fs::create_directories(directory_);
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+  std::string path(const std::string& name) const { return (directory_ / name).string(); }
+  std::size_t files() const {
+    return static_cast<std::size_t>(std::distance(fs::directory_iterator(directory_), fs::directory_iterator()));
+  }
+
+  fs::path directory_;
+};
+
+TEST_F(FileTest, AtomicFileAppearsOnlyOnCommit) {
+  {
+    AtomicFile file(path("model"));
+    file.write("half");
+    EXPECT_FALSE(file_exists(path("model")));
+  }
+  EXPECT_EQ(files(), 0U);
+  AtomicFile file(path("model"));
+  file.write("whole");
+  file.commit();
+  EXPECT_EQ(read_file(path("model")), "whole");
+  EXPECT_EQ(files(), 1U);
+}
+
+TEST_F(FileTest, AtomicFileLeavesTheOldFileWhenTheDiskIsFull) {
+  std::ofstream(path("model")) << "old";
+  const auto previous = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit limit{};
+  getrlimit(RLIMIT_FSIZE, &limit);
+  const rlimit small{1U << 16, limit.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  {
+    AtomicFile file(path("model"));
+    const std::string bytes(4U << 20, 'x');
+    EXPECT_THROW(
+        {
+          file.write(bytes);
+          file.commit();
+        },
+        Error);
+  }
+  setrlimit(RLIMIT_FSIZE, &limit);
+  std::signal(SIGXFSZ, previous);
+  EXPECT_EQ(read_file(path("model")), "old");
+  EXPECT_EQ(files(), 1U);
+}
+
+TEST_F(FileTest, MappedFileSaysWhatIsWrong) {
+  try {
+    const MappedFile file(path("absent"));
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("absent: can't be opened: No such file"));
+  }
+  EXPECT_THROW(const MappedFile file(directory_.string()), Error);
+  std::ofstream(path("empty")).flush();
+  EXPECT_EQ(MappedFile(path("empty")).size(), 0U);
+}
+
+TEST_F(FileTest, ReadFileRefusesMoreThanItsLimitBeforeItReads) {
+  std::ofstream(path("big")) << std::string(1000, 'x');
+  EXPECT_THROW(read_file(path("big"), 999), Error);
+  EXPECT_EQ(read_file(path("big"), 1000).size(), 1000U);
+}
+
+}  // namespace
+}  // namespace mamba2
