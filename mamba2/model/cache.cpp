@@ -19,8 +19,8 @@ LayerState make_layer(const Mamba2Config& c, Backend& backend, std::int64_t laye
   const DType dtype = backend.activation_dtype();
   if (!c.is_attention_layer(layer)) {
     state.conv_state = backend.allocate(dtype, {slots, c.conv_dim(), c.conv_kernel - 1});
-    state.ssm_state = backend.allocate(dtype == DType::f64 ? dtype : state_dtype,
-                                       {slots, c.num_heads, c.head_dim, c.state_size});
+    state.ssm_state =
+        backend.allocate(dtype == DType::f64 ? dtype : state_dtype, {slots, c.num_heads, c.head_dim, c.state_size});
   } else if (c.attention_conv_kernel > 0) {
     state.conv_state = backend.allocate(dtype, {slots, c.attention_qkv_size(), c.attention_conv_kernel - 1});
   }
@@ -97,7 +97,8 @@ Mamba2Cache Mamba2Cache::clone() const {
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const LayerState& from = layers_[i];
     const LayerState& to = copy.layers_[i];
-    for (const auto member : {&LayerState::conv_state, &LayerState::ssm_state, &LayerState::k_cache, &LayerState::v_cache})
+    for (const auto member :
+         {&LayerState::conv_state, &LayerState::ssm_state, &LayerState::k_cache, &LayerState::v_cache})
       if (!(from.*member).view.empty()) backend_->copy(from.*member, to.*member);
   }
   return copy;
@@ -171,7 +172,8 @@ void Mamba2Cache::load(const std::string& path) {
     const TensorInfo* keys = source->find(name);
     const std::int64_t capacity = keys == nullptr || keys->shape.rank() != 4 ? 0 : keys->shape[1];
     for (const std::int64_t length : stored)
-      require(length <= capacity, "{}: lengths holds {}, more than the {} tokens of '{}'", path, length, capacity, name);
+      require(length <= capacity, "{}: lengths holds {}, more than the {} tokens of '{}'", path, length, capacity,
+              name);
     reserve(capacity);
     capacity_ = std::max(capacity_, capacity);
   }
@@ -181,7 +183,8 @@ void Mamba2Cache::load(const std::string& path) {
       const std::string name = fmt::format("{}.{}", state.name, i);
       if (view.empty()) continue;
       const TensorInfo* info = source->find(name);
-      const bool keys = view.rank() == 4 && (state.member == &LayerState::k_cache || state.member == &LayerState::v_cache);
+      const bool keys =
+          view.rank() == 4 && (state.member == &LayerState::k_cache || state.member == &LayerState::v_cache);
       if (!keys || info == nullptr || info->shape.rank() != 4) {
         backend_->upload(find(name, view.dtype, view.shape), view);
         continue;

@@ -173,9 +173,12 @@ void read_labels(Mamba2Config& config, ConfigFields& fields) {
   }
   const std::string problem = fields.text("problem_type", "");
   if (problem.empty()) return;
-  if (problem == "regression") config.problem_type = ProblemType::regression;
-  else if (problem == "single_label_classification") config.problem_type = ProblemType::single_label_classification;
-  else if (problem == "multi_label_classification") config.problem_type = ProblemType::multi_label_classification;
+  if (problem == "regression")
+    config.problem_type = ProblemType::regression;
+  else if (problem == "single_label_classification")
+    config.problem_type = ProblemType::single_label_classification;
+  else if (problem == "multi_label_classification")
+    config.problem_type = ProblemType::multi_label_classification;
   else
     fail("{}: problem_type is '{}', expected regression, single_label_classification or multi_label_classification",
          fields.where(), printable(problem));

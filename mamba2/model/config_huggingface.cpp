@@ -3,17 +3,38 @@
 #include "mamba2/base/error.h"
 #include "mamba2/model/config_fields.h"
 
-/// Hugging Face's merged mamba2 and the fork with attention and MLP layers.  Defaults are those of their config classes.
+/// Hugging Face's merged mamba2 and the fork with attention and MLP layers.  Defaults are those of their config
+/// classes.
 namespace mamba2 {
 namespace {
 
 /// Fields of transformers' base class that say nothing about what is computed.
 void ignore_common_fields(ConfigFields& fields) {
-  fields.ignore({"model_type", "transformers_version", "use_cache", "_name_or_path", "initializer_range", "return_dict",
-                 "output_hidden_states", "output_attentions", "torchscript", "use_bfloat16", "chunk_size_feed_forward",
-                 "is_encoder_decoder", "is_decoder", "label2id", "finetuning_task", "task_specific_params",
-                 "classifier_dropout", "time_step_rank", "time_step_min", "time_step_max", "time_step_floor",
-                 "time_step_init_scheme", "time_step_scale", "rescale_prenorm_residual", "auto_map"});
+  fields.ignore({"model_type",
+                 "transformers_version",
+                 "use_cache",
+                 "_name_or_path",
+                 "initializer_range",
+                 "return_dict",
+                 "output_hidden_states",
+                 "output_attentions",
+                 "torchscript",
+                 "use_bfloat16",
+                 "chunk_size_feed_forward",
+                 "is_encoder_decoder",
+                 "is_decoder",
+                 "label2id",
+                 "finetuning_task",
+                 "task_specific_params",
+                 "classifier_dropout",
+                 "time_step_rank",
+                 "time_step_min",
+                 "time_step_max",
+                 "time_step_floor",
+                 "time_step_init_scheme",
+                 "time_step_scale",
+                 "rescale_prenorm_residual",
+                 "auto_map"});
 }
 
 void read_tokens_and_dtype(Mamba2Config& config, ConfigFields& fields) {
@@ -21,8 +42,8 @@ void read_tokens_and_dtype(Mamba2Config& config, ConfigFields& fields) {
   config.eos_token_id = fields.token("eos_token_id");
   config.pad_token_id = fields.token("pad_token_id");
   config.dtype_name = fields.text("torch_dtype", fields.text("dtype", ""));
-  if (const Json* names = fields.find("architectures"); names != nullptr && names->is_array() && !names->empty() &&
-                                                        names->front().is_string())
+  if (const Json* names = fields.find("architectures");
+      names != nullptr && names->is_array() && !names->empty() && names->front().is_string())
     config.architecture = names->front().get<std::string>();
 }
 
@@ -58,8 +79,10 @@ RopeParameters read_rope(ConfigFields& fields) {
   ConfigFields scaling = fields.object("rope_scaling");
   const std::string type = scaling.text("type", scaling.text("rope_type", ""));
   rope.factor = scaling.positive("factor", 1.0);
-  if (type == "linear") rope.scaling = RopeScaling::linear;
-  else if (type == "dynamic") rope.scaling = RopeScaling::dynamic;
+  if (type == "linear")
+    rope.scaling = RopeScaling::linear;
+  else if (type == "dynamic")
+    rope.scaling = RopeScaling::dynamic;
   else
     require(type == "default" || type == "none", "{}: type is '{}', expected linear or dynamic", scaling.where(),
             printable(type));

@@ -71,8 +71,7 @@ Mamba2Config read_state_spaces_config(ConfigFields& fields) {
   fields.ignore({"model_type", "architectures", "transformers_version", "fused_add_norm", "_name_or_path"});
   config.hidden_size = fields.size("d_model", 2560);
   config.num_hidden_layers = fields.size("n_layer", 64, 0, 1 << 16);
-  config.vocab_size =
-      round_up(fields.size("vocab_size", 50277), fields.size("pad_vocab_size_multiple", 8, 1, 1 << 24));
+  config.vocab_size = round_up(fields.size("vocab_size", 50277), fields.size("pad_vocab_size_multiple", 8, 1, 1 << 24));
   config.layer_norm_epsilon = config.gated_norm_epsilon = 1e-5;
   config.residual_in_fp32 = fields.flag("residual_in_fp32", true);
   config.tie_word_embeddings = fields.flag("tie_embeddings", true);
@@ -95,8 +94,7 @@ Mamba2Config read_codestral_config(ConfigFields& fields) {
   fields.ignore({"model_type", "fused_add_norm"});
   config.hidden_size = fields.size("dim", 4096);
   config.num_hidden_layers = fields.size("n_layers", 64, 0, 1 << 16);
-  config.vocab_size =
-      round_up(fields.size("vocab_size", 32768), fields.size("pad_vocab_size_multiple", 1, 1, 1 << 24));
+  config.vocab_size = round_up(fields.size("vocab_size", 32768), fields.size("pad_vocab_size_multiple", 1, 1, 1 << 24));
   config.n_groups = fields.size("n_groups", 8);
   config.tie_word_embeddings = fields.flag("tie_embeddings", false);
   config.residual_in_fp32 = fields.flag("residual_in_fp32", true);

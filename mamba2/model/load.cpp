@@ -114,7 +114,8 @@ ModelWeights load_weights(const Mamba2Config& config, const CanonicalTensors& te
   }
   if (config.D_has_head_dim)
     for (LayerWeights& layer : weights.layers)
-      if (!layer.mixer.D.view.empty()) layer.mixer.D.view = layer.mixer.D.view.reshape({config.num_heads, config.head_dim});
+      if (!layer.mixer.D.view.empty())
+        layer.mixer.D.view = layer.mixer.D.view.reshape({config.num_heads, config.head_dim});
   load_heads(weights, config, tensors, backend, dtype);
   return weights;
 }
@@ -127,12 +128,15 @@ struct ClassifierNames {
 };
 
 /// The fork's head, then plain linear ones as they are met elsewhere.
-constexpr ClassifierNames classifier_names[] = {{"classification_head.dense", "classification_head.out_proj"},
-                                                {nullptr, "score"},
-                                                {nullptr, "classifier"}};
+constexpr ClassifierNames classifier_names[] = {
+    {"classification_head.dense", "classification_head.out_proj"}, {nullptr, "score"}, {nullptr, "classifier"}};
 
-std::string weight_of(const char* layer) { return std::string(layer) + ".weight"; }
-std::string bias_of(const char* layer) { return std::string(layer) + ".bias"; }
+std::string weight_of(const char* layer) {
+  return std::string(layer) + ".weight";
+}
+std::string bias_of(const char* layer) {
+  return std::string(layer) + ".bias";
+}
 
 }  // namespace
 

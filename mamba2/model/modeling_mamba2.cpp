@@ -73,11 +73,21 @@ Mamba2Model Mamba2Model::from_pretrained(const std::string& path, const LoadOpti
   return model;
 }
 
-const Mamba2Config& Mamba2Model::config() const { return parts_->config; }
-Backend& Mamba2Model::backend() const { return *parts_->backend; }
-const TensorSource& Mamba2Model::source() const { return *parts_->source; }
-const ModelWeights& Mamba2Model::weights() const { return parts_->weights; }
-std::string Mamba2Model::path() const { return parts_->path; }
+const Mamba2Config& Mamba2Model::config() const {
+  return parts_->config;
+}
+Backend& Mamba2Model::backend() const {
+  return *parts_->backend;
+}
+const TensorSource& Mamba2Model::source() const {
+  return *parts_->source;
+}
+const ModelWeights& Mamba2Model::weights() const {
+  return parts_->weights;
+}
+std::string Mamba2Model::path() const {
+  return parts_->path;
+}
 
 Mamba2Cache Mamba2Model::make_cache(std::int64_t slots) const {
   return {parts_->config, *parts_->backend, slots, parts_->state_dtype};

@@ -28,9 +28,9 @@ struct LoadOptions {
 
 /// Tokens of one sequence to feed now.
 struct SequenceInput {
-  std::span<const std::int32_t> input_ids;
+  std::span<const std::int32_t> input_ids = {};
   /// (tokens, hidden_size) in the place of input_ids, or empty.
-  std::span<const float> inputs_embeds;
+  std::span<const float> inputs_embeds = {};
   std::int64_t slot = 0;            ///< of the cache, where the sequence's state is read and replaced
   std::int64_t logits_to_keep = 1;  ///< the last so many positions are projected; 0: none; all_positions: every one
 };
@@ -133,8 +133,8 @@ class Mamba2ForSequenceClassification {
   Mamba2Model model_;
 };
 
-/// How many tokens of a right-padded row a classifier reads: up to the first pad token; all where there is none, and, as
-/// transformers does, where the row starts with one.
+/// How many tokens of a right-padded row a classifier reads: up to the first pad token; all where there is none, and,
+/// as transformers does, where the row starts with one.
 std::size_t tokens_before_padding(std::span<const std::int32_t> row, std::optional<std::int64_t> pad_token_id);
 
 }  // namespace mamba2

@@ -231,8 +231,7 @@ void save_checkpoint(const Mamba2Config& config, const TensorSource& source, con
   const Json json = config_to_json(config, dialect, torch_name(saved.front().spec.dtype));
 
   make_directories(folder);
-  save_safetensors(folder, specs,
-                   [&](const TensorSpec& spec) { return tensors.read(canonical_of.at(spec.name)); });
+  save_safetensors(folder, specs, [&](const TensorSpec& spec) { return tensors.read(canonical_of.at(spec.name)); });
   AtomicFile file(join_path(folder, "config.json"));
   file.write(json.dump(2) + "\n");
   file.commit();

@@ -15,8 +15,8 @@ Dialect dialect_to_save(const Mamba2Config& config);
 /// config.json in that dialect; dtype_name is written as torch_dtype.  Throws Error naming what the dialect can't say.
 Json config_to_json(const Mamba2Config& config, Dialect dialect, const std::string& dtype_name);
 
-/// Writes config.json and safetensors (sharded past 5 GB) to a folder; what was there before stays until all is on disk.
-/// dtype: what every tensor is written as; absent: each tensor's own.
+/// Writes config.json and safetensors (sharded past 5 GB) to a folder; what was there before stays until all is on
+/// disk. dtype: what every tensor is written as; absent: each tensor's own.
 void save_checkpoint(const Mamba2Config& config, const TensorSource& source, const std::string& folder,
                      std::optional<DType> dtype);
 
