@@ -21,8 +21,11 @@ ROWS = [
     ["train"],
     ["pipeline"],
     ["serve"],
+    ["devices"],
     ["app", "capi", "python"],
 ]
+# Layers that only these may include: everybody else works on the interface in ops and never knows which backend runs.
+ONLY_FOR = {backend: {"devices", "app", "capi", "python"} for backend in ("reference", "cpu", "cuda")}
 RANK = {layer: rank for rank, row in enumerate(ROWS) for layer in row}
 SOURCES = {".h", ".hpp", ".cpp", ".cc", ".cu", ".cuh", ".inc"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
@@ -38,8 +41,11 @@ def check_include(layer: str, quote: str, target: str) -> str | None:
     used = parts[1]
     if used not in RANK:
         return f"{layer} includes {used}, which is no layer"
-    if used == layer or RANK[used] < RANK[layer]:
+    if used == layer:
         return None
+    if RANK[used] < RANK[layer]:
+        users = sorted(ONLY_FOR.get(used, {layer}))
+        return None if layer in users else f"{layer} includes {target}, but {used} is only for {', '.join(users)}"
     relation = "a sibling" if RANK[used] == RANK[layer] else "above it"
     return f"{layer} includes {target}, but {used} is {relation}"
 

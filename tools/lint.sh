@@ -11,7 +11,10 @@ cd "$(dirname "$0")/.."
 clang_format=$(command -v clang-format-14 || command -v clang-format)
 clang_tidy=$(command -v clang-tidy-14 || command -v clang-tidy || true)
 
-sources() { git ls-files --cached --others --exclude-standard -- '*.cpp' '*.h' '*.cu' '*.cuh' | xargs -r ls -d 2> /dev/null; }
+# Tracked and new files, without those deleted but not yet committed.
+sources() {
+  git ls-files --cached --others --exclude-standard -- '*.cpp' '*.h' '*.cu' '*.cuh' | xargs -r ls -d 2> /dev/null
+}
 
 # .cpp files that are not committed or differ from the revision, latest change first.
 changed_since() {

@@ -26,7 +26,8 @@ class CheckLayers(unittest.TestCase):
         self.assertEqual(self.run_on({name: text}), (1, f"{name}:{offence}\n"))
 
     def test_lower_rows_own_folder_and_libraries_are_fine(self):
-        self.accepts("mamba2/ops/a.cpp", '#include "mamba2/ops/a.h"\n#include <vector>\n#include "mamba2/base/error.h"\n')
+        self.accepts("mamba2/ops/a.cpp",
+                     '#include "mamba2/ops/a.h"\n#include <vector>\n#include "mamba2/base/error.h"\n')
 
     def test_an_upward_include_names_file_line_and_both_layers(self):
         self.refuses("mamba2/tensor/a.h", '#pragma once\n#include "mamba2/model/config.h"\n',
@@ -35,6 +36,11 @@ class CheckLayers(unittest.TestCase):
     def test_a_sibling_is_refused(self):
         self.refuses("mamba2/cpu/a.cpp", '#include "mamba2/reference/scan.h"\n',
                      "1: cpu includes mamba2/reference/scan.h, but reference is a sibling")
+
+    def test_backends_are_only_for_the_composition_root(self):
+        self.accepts("mamba2/devices/a.cpp", '#include "mamba2/cpu/cpu_backend.h"\n')
+        self.refuses("mamba2/model/a.cpp", '#include "mamba2/cpu/cpu_backend.h"\n',
+                     "1: model includes mamba2/cpu/cpu_backend.h, but cpu is only for app, capi, devices, python")
 
     def test_angle_brackets_are_held_to_the_same(self):
         self.refuses("mamba2/base/a.cu", "#  include <mamba2/ops/op.h>\n",
