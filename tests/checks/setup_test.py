@@ -1,4 +1,4 @@
-"""tools/setup.sh on a make-believe system: apt-get, dpkg-query, sudo and id are scripts that note how they are called."""
+"""tools/setup.sh on a make-believe system: apt-get, dpkg-query, sudo and id are scripts that note their calls."""
 
 import os
 import pathlib
