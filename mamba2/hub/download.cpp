@@ -48,9 +48,10 @@ class DownloadQueue {
     while (!all_done()) {
       begin_files();
       move_files_on();
-      perform();
+      const bool some_finished = perform();
       report();
-      if (!all_done()) check(curl_multi_poll(multi_.get(), nullptr, 0, any_hashing() ? 0 : poll_milliseconds, nullptr));
+      if (some_finished || any_can_move_on()) continue;
+      check(curl_multi_poll(multi_.get(), nullptr, 0, poll_milliseconds, nullptr));
     }
     report_now();
   }
@@ -61,8 +62,9 @@ class DownloadQueue {
   bool all_done() const {
     return std::all_of(downloads_.begin(), downloads_.end(), [](auto& d) { return d->state() == State::done; });
   }
-  bool any_hashing() const {
-    return std::any_of(downloads_.begin(), downloads_.end(), [](auto& d) { return d->state() == State::hashing; });
+  bool any_can_move_on() const {
+    return std::any_of(downloads_.begin(), downloads_.end(),
+                       [](auto& d) { return d->state() == State::hashing || d->state() == State::ready; });
   }
 
   void begin_files() {
@@ -88,8 +90,10 @@ class DownloadQueue {
     }
   }
 
-  void perform() {
+  /// Whether a transfer came to an end, which may make room for another.
+  bool perform() {
     int running = 0;
+    bool some_finished = false;
     check(curl_multi_perform(multi_.get(), &running));
     int queued = 0;
     while (const CURLMsg* message = curl_multi_info_read(multi_.get(), &queued)) {
@@ -100,7 +104,9 @@ class DownloadQueue {
       FileDownload* download = in_transfer_.at(handle);
       in_transfer_.erase(handle);
       download->finish_transfer(code);
+      some_finished = true;
     }
+    return some_finished;
   }
 
   void report() {

@@ -245,7 +245,8 @@ HttpRequest::Next HttpRequest::finish(int code) {
 
 HttpRequest::Next HttpRequest::retry(const std::string& reason) {
   if (++failures_ > options_.retries)
-    fail("{}: can't be fetched from {} after {} tries: {}", subject_text(), origin_of(url_), failures_, reason);
+    fail("{}: can't be fetched from {} after {} {}: {}", subject_text(), origin_of(url_), failures_,
+         failures_ == 1 ? "try" : "tries", reason);
   url_ = first_url_;  // an address from a redirect may be signed for a short time
   redirects_ = 0;
   wait_ = options_.retry_wait * (1LL << std::min(failures_ - 1, 16));

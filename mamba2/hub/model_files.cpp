@@ -62,7 +62,7 @@ std::optional<std::string> missing_from_folder(const std::string& folder) {
   const auto exists = [&](const std::string& name) { return file_exists(join_path(folder, name)); };
   if (!exists("config.json") && !exists("params.json")) return "config.json";
   const auto weights = choose_weights(exists);
-  if (!weights) return "weights";
+  if (!weights) return "a file of weights";
   if (!weights->is_index) return std::nullopt;
   const auto shards = shards_of_index(join_path(folder, weights->name));
   const auto absent = std::find_if_not(shards.begin(), shards.end(), exists);

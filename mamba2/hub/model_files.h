@@ -28,8 +28,8 @@ std::optional<WeightFile> choose_weights(const std::function<bool(const std::str
 /// malformed or a name leaves its folder.
 std::vector<std::string> shards_of_index(const std::string& path);
 
-/// Names the first thing that a local folder lacks of a model: "config.json", "weights", a shard; nothing where config
-/// and one whole set of weights are there.
+/// Names the first thing that a local folder lacks of a model: "config.json", "a file of weights", a shard's name;
+/// nothing where config and one whole set of weights are there.
 std::optional<std::string> missing_from_folder(const std::string& folder);
 
 bool folder_has_tokenizer(const std::string& folder);
