@@ -28,9 +28,9 @@ struct LoadOptions {
 
 /// Tokens of one sequence to feed now.
 struct SequenceInput {
-  std::span<const std::int32_t> input_ids;
+  std::span<const std::int32_t> input_ids = {};
   /// (tokens, hidden_size) in the place of input_ids, or empty.
-  std::span<const float> inputs_embeds;
+  std::span<const float> inputs_embeds = {};
   std::int64_t slot = 0;            ///< of the cache, where the sequence's state is read and replaced
   std::int64_t logits_to_keep = 1;  ///< the last so many positions are projected; 0: none; all_positions: every one
 };
@@ -99,10 +99,6 @@ class Mamba2ForCausalLM {
   ForwardOutput forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                         const ForwardOptions& options = {});
 
-  /// Mean cross entropy of predicting labels[t + 1] from position t, as transformers' loss; -100 is not counted.
-  /// logits (tokens, vocab_size) of one sequence, or sequences of equal length end to end; NaN where nothing counts.
-  double loss(const Tensor& logits, std::span<const std::int32_t> labels, std::int64_t sequence_length) const;
-
   /// Writes config.json and safetensors in merged Hugging Face form where it can hold the model, in the fork's where
   /// attention or MLP layers need it, else in state-spaces' names.  dtype: "auto" keeps each tensor's.
   void save_pretrained(const std::string& folder, const std::string& dtype = "auto") const;
@@ -127,10 +123,8 @@ class Mamba2ForSequenceClassification {
   /// Each sequence without its padding; an empty one is an Error.
   ClassificationOutput forward(std::span<const std::vector<std::int32_t>> sequences);
 
-  /// problem_type's loss: mean squared error, cross entropy, or binary cross entropy with logits; labels
-  /// (sequences, 1) class ids for a single label, else (sequences, num_labels).
-  double loss(const ClassificationOutput& output, std::span<const std::vector<double>> labels) const;
   /// The config's, or what transformers infers from num_labels and integral labels.
+  /// integral_labels: whether the labels are class ids.  See classification_loss in loss.h.
   ProblemType problem_type(bool integral_labels) const;
 
   void save_pretrained(const std::string& folder, const std::string& dtype = "auto") const;
@@ -138,5 +132,9 @@ class Mamba2ForSequenceClassification {
  private:
   Mamba2Model model_;
 };
+
+/// How many tokens of a right-padded row a classifier reads: up to the first pad token; all where there is none, and,
+/// as transformers does, where the row starts with one.
+std::size_t tokens_before_padding(std::span<const std::int32_t> row, std::optional<std::int64_t> pad_token_id);
 
 }  // namespace mamba2

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "mamba2/checkpoint/tensor_source.h"
+#include "mamba2/model/config.h"
+#include "mamba2/model/weights.h"
+
+namespace mamba2 {
+
+/// The tensors of a checkpoint under their canonical names: "model." prefixes dropped, mamba_ssm's
+/// `backbone.embedding.weight` read as `backbone.embeddings.weight`.
+class CanonicalTensors {
+ public:
+  /// Error where two tensors have one canonical name.
+  explicit CanonicalTensors(const TensorSource& source);
+  const TensorInfo* find(const std::string& canonical) const;
+  Tensor read(const std::string& canonical) const;
+  const std::map<std::string, const TensorInfo*>& all() const { return by_name_; }
+  const TensorSource& source() const { return source_; }
+
+ private:
+  const TensorSource& source_;
+  std::map<std::string, const TensorInfo*> by_name_;
+};
+
+/// Sets what only the file can tell: whether the attention's convolution has a bias, the number of labels.
+void adjust_to_tensors(Mamba2Config& config, const CanonicalTensors& tensors);
+
+/// Checks every tensor against the config and prepares it on the backend.  Matrices are held as dtype, or as stored
+/// where it is absent; vectors in the activations' dtype.  Throws Error naming file, tensor, expected and found shape.
+ModelWeights load_weights(const Mamba2Config& config, const CanonicalTensors& tensors, Backend& backend,
+                          std::optional<DType> dtype);
+
+/// Tensors of the head(s) that the file holds: lm_head where it differs from the embeddings or is untied, and a
+/// classification head.
+void load_heads(ModelWeights& weights, const Mamba2Config& config, const CanonicalTensors& tensors, Backend& backend,
+                std::optional<DType> dtype);
+
+}  // namespace mamba2
