@@ -22,11 +22,7 @@ class BeamSearch {
   }
 
   void run() {
-    while (!search_.stopping.cancelled()) {
-      admit();
-      if (active_.empty()) break;
-      step();
-    }
+    for (admit(); !active_.empty() && !search_.stopping.cancelled(); admit()) step();
     for (const Active& active : active_) active.group->finish(FinishReason::cancelled);
   }
 
@@ -40,6 +36,7 @@ class BeamSearch {
 
   /// Starts as many waiting prompts as there are rows for.
   void admit() {
+    if (search_.stopping.cancelled()) return;
     const std::size_t first_new = active_.size();
     std::vector<DecoderInput> inputs;
     for (; next_prompt_ < search_.prompts.size() && pool_.free() >= beams_; ++next_prompt_) {

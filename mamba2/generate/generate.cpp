@@ -108,7 +108,7 @@ GenerateOutput generate(Decoder& decoder, std::span<const Ids> prompts, const Ge
           "'num_beams' is {}, which with a vocabulary of {} tokens is too many", *config.num_beams,
           decoder.vocab_size());
   const std::vector<LogitsProcessor> processors = make_logits_processors(config, decoder.vocab_size());
-  const Stopping stopping(config, options.make_detokenizer, options.cancel);
+  const Stopping stopping(config, options.make_text_decoder, options.cancel);
   const std::vector<Prompt> checked = checked_prompts(prompts, config, decoder.vocab_size(), options.max_rows);
 
   GenerateOutput output;

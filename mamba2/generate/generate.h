@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "mamba2/generate/decoder.h"
-#include "mamba2/generate/detokenizer.h"
 #include "mamba2/generate/generation_config.h"
 #include "mamba2/generate/stopping.h"
 #include "mamba2/generate/streamer.h"
+#include "mamba2/generate/text_decoder.h"
 
 namespace mamba2 {
 
@@ -19,7 +19,7 @@ class Mamba2ForCausalLM;
 /// What generate() takes beside the GenerationConfig.
 struct GenerateOptions {
   BaseStreamer* streamer = nullptr;           ///< borrowed
-  MakeDetokenizer make_detokenizer;           ///< for stop_strings; special tokens keep their text
+  MakeTextDecoder make_text_decoder;          ///< for stop_strings; special tokens keep their text
   const std::atomic<bool>* cancel = nullptr;  ///< borrowed; set, generation ends with what there is
   std::int64_t max_rows = 64;                 ///< sequences in the model at a time; the others wait
 };

@@ -21,11 +21,7 @@ class SampleSearch {
   explicit SampleSearch(const Search& search) : search_(search), pool_(search.decoder, rows_for(search)) {}
 
   void run() {
-    while (!search_.stopping.cancelled()) {
-      admit();
-      if (active_.empty()) break;
-      step();
-    }
+    for (admit(); !active_.empty() && !search_.stopping.cancelled(); admit()) step();
     for (const Sequence& sequence : active_) end(sequence, FinishReason::cancelled);
   }
 
@@ -43,6 +39,7 @@ class SampleSearch {
 
   /// Starts as many waiting prompts as there are rows for.
   void admit() {
+    if (search_.stopping.cancelled()) return;
     const std::size_t first_new = active_.size();
     std::vector<DecoderInput> inputs;
     std::vector<std::size_t> input_of;  // for each new sequence

@@ -17,8 +17,8 @@ std::string_view name(FinishReason reason) {
   return "";
 }
 
-StopStrings::StopStrings(std::vector<std::string> strings, MakeDetokenizer make_detokenizer)
-    : strings_(std::move(strings)), make_detokenizer_(std::move(make_detokenizer)) {
+StopStrings::StopStrings(std::vector<std::string> strings, MakeTextDecoder make_text_decoder)
+    : strings_(std::move(strings)), make_text_decoder_(std::move(make_text_decoder)) {
   for (const std::string& stop : strings_) longest_ = std::max(longest_, stop.size());
 }
 
@@ -26,22 +26,22 @@ bool StopStrings::completed_by(std::span<const std::int32_t> ids, std::int32_t n
   // A token has a byte of text at least, so a stop string takes no more tokens than bytes; one more is context for
   // decoders that treat the first token of a text differently.
   const auto tail = ids.last(std::min(ids.size(), longest_ + 1));
-  const auto detokenizer = make_detokenizer_();
+  const auto text_decoder = make_text_decoder_();
   std::string text;
-  for (const std::int32_t id : tail) text += detokenizer->put(id);
+  for (const std::int32_t id : tail) text += text_decoder->put(id);
   const std::size_t before = text.size();
-  text += detokenizer->put(next);
+  text += text_decoder->put(next);
   return std::any_of(strings_.begin(), strings_.end(), [&](const std::string& stop) {
     const std::size_t first = before + 1 > stop.size() ? before + 1 - stop.size() : 0;
     return text.find(stop, first) != std::string::npos;
   });
 }
 
-Stopping::Stopping(const GenerationConfig& config, MakeDetokenizer make_detokenizer, const std::atomic<bool>* cancel)
+Stopping::Stopping(const GenerationConfig& config, MakeTextDecoder make_text_decoder, const std::atomic<bool>* cancel)
     : eos_(config.eos_token_id.value_or(std::vector<std::int32_t>())), cancel_(cancel) {
   if (config.stop_strings && !config.stop_strings->empty()) {
-    require(make_detokenizer != nullptr, "'stop_strings' needs a tokenizer");
-    strings_.emplace(*config.stop_strings, std::move(make_detokenizer));
+    require(make_text_decoder != nullptr, "'stop_strings' needs a tokenizer");
+    strings_.emplace(*config.stop_strings, std::move(make_text_decoder));
   }
   if (config.max_time) {
     constexpr double longest = 1e9;  // seconds; more would overflow the clock's count

@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
-#include "mamba2/generate/detokenizer.h"
 #include "mamba2/generate/generation_config.h"
+#include "mamba2/generate/text_decoder.h"
 
 namespace mamba2 {
 
@@ -24,24 +24,24 @@ std::string_view name(FinishReason reason);
 /// end within the last token.
 class StopStrings {
  public:
-  /// make_detokenizer gives special tokens their text.
-  StopStrings(std::vector<std::string> strings, MakeDetokenizer make_detokenizer);
+  /// make_text_decoder gives special tokens their text.
+  StopStrings(std::vector<std::string> strings, MakeTextDecoder make_text_decoder);
 
   /// True where the text of ids and next holds a stop string that the text of ids alone does not complete.
   bool completed_by(std::span<const std::int32_t> ids, std::int32_t next) const;
 
  private:
   std::vector<std::string> strings_;
-  MakeDetokenizer make_detokenizer_;
+  MakeTextDecoder make_text_decoder_;
   std::size_t longest_ = 0;  // bytes
 };
 
 /// When a sequence ends.  max_time runs from the construction.
 class Stopping {
  public:
-  /// config is validated; make_detokenizer may be empty where config has no stop_strings, else Error; cancel may be
+  /// config is validated; make_text_decoder may be empty where config has no stop_strings, else Error; cancel may be
   /// null.
-  Stopping(const GenerationConfig& config, MakeDetokenizer make_detokenizer, const std::atomic<bool>* cancel);
+  Stopping(const GenerationConfig& config, MakeTextDecoder make_text_decoder, const std::atomic<bool>* cancel);
 
   /// Whether and why the sequence ids (prompt included) ends with the token next.
   std::optional<FinishReason> after(std::span<const std::int32_t> ids, std::int32_t next,

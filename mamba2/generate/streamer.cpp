@@ -29,9 +29,9 @@ std::size_t possible_beginning(std::string_view text, std::span<const std::strin
 
 }  // namespace
 
-TextStreamer::TextStreamer(MakeDetokenizer make_detokenizer, std::function<void(std::string_view)> on_text,
+TextStreamer::TextStreamer(MakeTextDecoder make_text_decoder, std::function<void(std::string_view)> on_text,
                            PromptText prompt_text)
-    : make_detokenizer_(std::move(make_detokenizer)), on_text_(std::move(on_text)), prompt_text_(prompt_text) {}
+    : make_text_decoder_(std::move(make_text_decoder)), on_text_(std::move(on_text)), prompt_text_(prompt_text) {}
 
 void TextStreamer::hide_from(std::vector<std::string> stop_strings) {
   for (const std::string& stop : stop_strings) require(!stop.empty(), "a stop string is empty");
@@ -40,26 +40,26 @@ void TextStreamer::hide_from(std::vector<std::string> stop_strings) {
 
 void TextStreamer::prompt(std::size_t result, std::span<const std::int32_t> ids) {
   require(result == 0, "TextStreamer shows one text, but there is more than one result");
-  detokenizer_ = make_detokenizer_();
+  text_decoder_ = make_text_decoder_();
   held_.clear();
   hidden_ = false;
   // A skipped prompt is decoded all the same: how the first new token reads may depend on it.
   std::string text;
-  for (const std::int32_t id : ids) text += detokenizer_->put(id);
+  for (const std::int32_t id : ids) text += text_decoder_->put(id);
   if (prompt_text_ == PromptText::shown && !text.empty()) on_text_(text);
 }
 
 void TextStreamer::put(std::size_t result, std::span<const std::int32_t> ids) {
-  require(result == 0 && detokenizer_ != nullptr, "TextStreamer shows one text, and its prompt comes first");
-  for (const std::int32_t id : ids) pass_on(detokenizer_->put(id));
+  require(result == 0 && text_decoder_ != nullptr, "TextStreamer shows one text, and its prompt comes first");
+  for (const std::int32_t id : ids) pass_on(text_decoder_->put(id));
 }
 
 void TextStreamer::end(std::size_t result) {
-  require(result == 0 && detokenizer_ != nullptr, "TextStreamer shows one text, and its prompt comes first");
-  pass_on(detokenizer_->finish());
+  require(result == 0 && text_decoder_ != nullptr, "TextStreamer shows one text, and its prompt comes first");
+  pass_on(text_decoder_->finish());
   if (!hidden_ && !held_.empty()) on_text_(held_);
   held_.clear();
-  detokenizer_.reset();
+  text_decoder_.reset();
 }
 
 void TextStreamer::pass_on(std::string_view text) {

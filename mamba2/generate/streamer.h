@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "mamba2/generate/detokenizer.h"
+#include "mamba2/generate/text_decoder.h"
 
 namespace mamba2 {
 
@@ -30,7 +30,7 @@ enum class PromptText : std::uint8_t { shown, skipped };
 class TextStreamer : public BaseStreamer {
  public:
   /// on_text gets each piece, never an empty one.
-  TextStreamer(MakeDetokenizer make_detokenizer, std::function<void(std::string_view)> on_text,
+  TextStreamer(MakeTextDecoder make_text_decoder, std::function<void(std::string_view)> on_text,
                PromptText prompt_text = PromptText::skipped);
 
   /// Text that may be the beginning of one of these is held back, and dropped from where one stands to the end.
@@ -43,11 +43,11 @@ class TextStreamer : public BaseStreamer {
  private:
   void pass_on(std::string_view text);
 
-  MakeDetokenizer make_detokenizer_;
+  MakeTextDecoder make_text_decoder_;
   std::function<void(std::string_view)> on_text_;
   PromptText prompt_text_;
   std::vector<std::string> stop_strings_;
-  std::unique_ptr<Detokenizer> detokenizer_;
+  std::unique_ptr<TextDecoder> text_decoder_;
   std::string held_;     // may be the beginning of a stop string
   bool hidden_ = false;  // a stop string has come
 };

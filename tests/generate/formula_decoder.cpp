@@ -16,9 +16,9 @@ std::uint32_t scramble(std::uint32_t x) {
   return x ^ (x >> 16U);
 }
 
-class TableDetokenizer : public Detokenizer {
+class TableTextDecoder : public TextDecoder {
  public:
-  explicit TableDetokenizer(const std::vector<std::string>& texts) : texts_(texts) {}
+  explicit TableTextDecoder(const std::vector<std::string>& texts) : texts_(texts) {}
   std::string put(std::int32_t id) override { return texts_.at(static_cast<std::size_t>(id)); }
   std::string finish() override { return ""; }
 
@@ -57,9 +57,9 @@ void FormulaDecoder::append_logits(const std::vector<std::int32_t>& ids) {
   }
 }
 
-MakeDetokenizer detokenizer_of(std::vector<std::string> texts) {
+MakeTextDecoder text_decoder_of(std::vector<std::string> texts) {
   return [shared = std::make_shared<const std::vector<std::string>>(std::move(texts))] {
-    return std::make_unique<TableDetokenizer>(*shared);
+    return std::make_unique<TableTextDecoder>(*shared);
   };
 }
 

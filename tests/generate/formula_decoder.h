@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "mamba2/generate/decoder.h"
-#include "mamba2/generate/detokenizer.h"
+#include "mamba2/generate/text_decoder.h"
 
 namespace mamba2 {
 
@@ -40,6 +40,6 @@ class FormulaDecoder : public Decoder {
 };
 
 /// Token i reads as texts[i].
-MakeDetokenizer detokenizer_of(std::vector<std::string> texts);
+MakeTextDecoder text_decoder_of(std::vector<std::string> texts);
 
 }  // namespace mamba2

@@ -30,16 +30,13 @@ std::vector<float> scores_from(const Json& json) {
 
 /// The case's processor as generate() would make it: from a config with nothing else set.
 std::vector<LogitsProcessor> processors_of(const Json& one, std::int64_t vocab_size) {
-  Json fields = one["params"];
-  fields.erase("prompt_length");
-  fields.erase("begin_index");
-  const std::set<std::string> warpers{"temperature", "top_k",          "top_p",     "min_p",
-                                      "typical_p",   "epsilon_cutoff", "eta_cutoff"};
+  static const std::set<std::string> warpers{"temperature", "top_k",          "top_p",     "min_p",
+                                             "typical_p",   "epsilon_cutoff", "eta_cutoff"};
   const auto processor = one["processor"].get<std::string>();
-  fields["do_sample"] = warpers.contains(processor);
-  if (processor != "top_k") fields["top_k"] = 0;
-  if (processor == "renormalize_logits") fields["renormalize_logits"] = true;
-  GenerationConfig config = GenerationConfig::from_json(fields, "case");
+  GenerationConfig config = GenerationConfig::from_json(one["params"], "case");
+  config.do_sample = warpers.contains(processor);
+  if (processor != "top_k") config.top_k = 0;
+  config.renormalize_logits = processor == "renormalize_logits";
   config.fill_from(GenerationConfig::defaults());
   return make_logits_processors(config, vocab_size);
 }
@@ -69,7 +66,7 @@ TEST_P(GoldenProcessor, GivesWhatTransformersGives) {
     for (std::size_t i = 0; i < scores.size(); ++i) {
       // Every processor but the log-softmax rounds once or not at all: equal.  That one subtracts the largest score and
       // a logarithm of up to log(40) with its own rounding: a few steps of the largest score's magnitude.
-      const bool equal = one["processor"] != "renormalize_logits";
+      const bool equal = one["processor"].get<std::string>() != "renormalize_logits";
       const float bound = equal ? 0 : 4 * std::numeric_limits<float>::epsilon() * 8;
       if (expected[i] == -infinity || equal) {
         EXPECT_EQ(scores[i], expected[i]) << one["processor"] << " row " << row << " token " << i;

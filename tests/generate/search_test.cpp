@@ -183,7 +183,7 @@ TEST(StopString, EndsTheTextAndStaysInIt) {
   config.max_new_tokens = 10;
   const Ids all = run({{1, 2}}, config).results[0].new_ids;
   GenerateOptions options;
-  options.make_detokenizer = detokenizer_of(letters());
+  options.make_text_decoder = text_decoder_of(letters());
   // From the end of one token over the border into the next.
   config.stop_strings = {{std::to_string(all[3]) + "><" + std::to_string(all[4]).substr(0, 1)}};
   const GenerateOutput output = run({{1, 2}}, config, options);
@@ -197,7 +197,7 @@ TEST(StopString, MayBeginInThePrompt) {
   const Ids all = run({{1, 2}}, config).results[0].new_ids;
   config.stop_strings = {{"<2><" + std::to_string(all[0]) + ">"}};
   GenerateOptions options;
-  options.make_detokenizer = detokenizer_of(letters());
+  options.make_text_decoder = text_decoder_of(letters());
   EXPECT_EQ(run({{1, 2}}, config, options).results[0].new_ids.size(), 1U);
 }
 

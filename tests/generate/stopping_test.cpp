@@ -14,7 +14,7 @@ using Ids = std::vector<std::int32_t>;
 const std::vector<std::string> vocabulary{"st", "op", "stop", "opera", "last", "s", "top", "x"};
 
 bool stops(std::vector<std::string> strings, const Ids& ids, std::int32_t next) {
-  return StopStrings(std::move(strings), detokenizer_of(vocabulary)).completed_by(ids, next);
+  return StopStrings(std::move(strings), text_decoder_of(vocabulary)).completed_by(ids, next);
 }
 
 TEST(StopStrings, AreFoundInOneToken) {

@@ -19,7 +19,7 @@ std::vector<std::string> pieces(const Ids& prompt, const Ids& tokens, PromptText
                                 std::vector<std::string> hidden) {
   std::vector<std::string> out;
   TextStreamer streamer(
-      detokenizer_of(vocabulary), [&](std::string_view text) { out.emplace_back(text); }, prompt_text);
+      text_decoder_of(vocabulary), [&](std::string_view text) { out.emplace_back(text); }, prompt_text);
   streamer.hide_from(std::move(hidden));
   streamer.prompt(0, prompt);
   for (const std::int32_t token : tokens) streamer.put(0, {&token, 1});
@@ -52,7 +52,7 @@ TEST(TextStreamer, ReleasesABeginningThatTheTextEndsWith) {
 
 TEST(TextStreamer, StreamsTheNextTextAfresh) {
   std::string out;
-  TextStreamer streamer(detokenizer_of(vocabulary), [&](std::string_view text) { out += text; });
+  TextStreamer streamer(text_decoder_of(vocabulary), [&](std::string_view text) { out += text; });
   streamer.hide_from({"op"});
   for (int text = 0; text < 2; ++text) {
     streamer.prompt(0, Ids{2});
@@ -63,7 +63,7 @@ TEST(TextStreamer, StreamsTheNextTextAfresh) {
 }
 
 TEST(TextStreamer, RefusesASecondResult) {
-  TextStreamer streamer(detokenizer_of(vocabulary), [](std::string_view) {});
+  TextStreamer streamer(text_decoder_of(vocabulary), [](std::string_view) {});
   EXPECT_THROW(streamer.prompt(1, Ids{2}), Error);
 }
 
