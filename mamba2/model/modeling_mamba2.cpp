@@ -57,7 +57,7 @@ Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> sour
   p.source = std::move(source);
   const CanonicalTensors tensors(*p.source);
   adjust_to_tensors(p.config, tensors);
-  p.backend = make_backend({.device = options.device, .threads = options.threads});
+  p.backend = make_backend({.device = options.device, .threads = options.threads, .deterministic = options.deterministic});
   p.weights = load_weights(p.config, tensors, *p.backend, dtype);
   p.pass.emplace(p.config, p.weights, *p.backend);
 }
