@@ -53,8 +53,10 @@ GatedNorm parse_gated_norm(const std::string& text, GatedNorm from_config) {
 }  // namespace
 
 Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, const LoadOptions& options)
-    : Mamba2Model(std::move(config), std::move(source),
-                  make_backend({.device = options.device, .threads = options.threads}), options) {}
+    : Mamba2Model(
+          std::move(config), std::move(source),
+          make_backend({.device = options.device, .threads = options.threads, .deterministic = options.deterministic}),
+          options) {}
 
 Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, std::unique_ptr<Backend> backend,
                          const LoadOptions& options)

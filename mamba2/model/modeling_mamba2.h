@@ -24,6 +24,7 @@ struct LoadOptions {
   std::string state_dtype = "f32";  ///< of ssm_state
   std::string gated_norm = "auto";  ///< "auto" (the config's, else grouped), "grouped", "ungrouped"
   int threads = 0;                  ///< 0: one a core
+  bool deterministic = false;       ///< equal bits whatever the batch and the split of a prompt
 };
 
 /// Tokens of one sequence to feed now.

@@ -220,7 +220,7 @@ Json config_to_json(const Mamba2Config& config, Dialect dialect, const std::stri
 }
 
 void save_checkpoint(const Mamba2Config& config, const TensorSource& source, const std::string& folder,
-                     std::optional<DType> dtype) {
+                     std::optional<DType> dtype, const std::function<void(std::uint64_t, std::uint64_t)>& on_progress) {
   const CanonicalTensors tensors(source);
   const Dialect dialect = dialect_to_save(config);
   const std::vector<SavedTensor> saved = tensors_to_save(config, tensors, dialect, dtype);
@@ -234,10 +234,16 @@ void save_checkpoint(const Mamba2Config& config, const TensorSource& source, con
   const Json json = config_to_json(config, dialect, torch_name(saved.front().spec.dtype));
 
   make_directories(folder);
+  std::uint64_t total = 0, done = 0;
+  for (const TensorSpec& spec : specs) total += spec.bytes();
   AtomicFile file(join_path(folder, "config.json"));
   file.write(json.dump(2) + "\n");
   file.sync();
-  save_safetensors(folder, specs, [&](const TensorSpec& spec) { return tensors.read(canonical_of.at(spec.name)); });
+  save_safetensors(folder, specs, [&](const TensorSpec& spec) {
+    if (on_progress) on_progress(done, total);
+    done += spec.bytes();
+    return tensors.read(canonical_of.at(spec.name));
+  });
   file.commit();
 }
 
