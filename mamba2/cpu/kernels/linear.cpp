@@ -57,11 +57,13 @@ void finish(const LinearTask& t, const float* sums, std::int64_t sums_stride) {
     };
     std::int64_t n = 0;
     for (; n + lanes <= t.n; n += lanes)
-      store(to + n,
-            finished(load(from + n), [](const float* p) __attribute__((always_inline)) { return load(p); }, n));
+      store(to + n, finished(
+                        load(from + n), [](const float* p) __attribute__((always_inline)) { return load(p); }, n));
     const std::int64_t rest = t.n - n;
     if (rest > 0) {
-      auto some = [rest](const float* p) __attribute__((always_inline)) { return load_some(p, rest); };
+      auto some = [rest](const float* p) __attribute__((always_inline)) {
+        return load_some(p, rest);
+      };
       store_some(to + n, finished(some(from + n), some, n), rest);
     }
   }
