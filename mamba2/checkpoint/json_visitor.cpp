@@ -7,25 +7,20 @@
 namespace mamba2 {
 namespace {
 
-/// The parser holds a token (and the white space before it) several times over; beyond this it would hold too much.
-constexpr std::size_t max_token_bytes = 4U << 20;
+/// The parser keeps, several times over, what it has read since the last string began or ended; beyond this it would keep
+/// too much.
+constexpr std::size_t max_gap_bytes = 4U << 20;
 
-bool is_structural(char c) {
-  return c == '{' || c == '}' || c == '[' || c == ']' || c == ',' || c == ':';
-}
-
-void require_short_tokens(std::string_view text, const std::string& source) {
+void require_short_gaps(std::string_view text, const std::string& source) {
   bool in_string = false;
   std::size_t start = 0;
   for (std::size_t i = 0; i < text.size(); ++i) {
-    require(i - start <= max_token_bytes, "{}: JSON has a string or a gap of more than {} bytes at byte {}", source,
-            max_token_bytes, start);
-    const char c = text[i];
-    if (in_string && c == '\\') {
+    require(i - start <= max_gap_bytes, "{}: JSON has {} of more than {} bytes at byte {}", source,
+            in_string ? "a string" : "a stretch without strings", max_gap_bytes, start);
+    if (in_string && text[i] == '\\') {
       ++i;
-    } else if (c == '"') {
+    } else if (text[i] == '"') {
       in_string = !in_string;
-    } else if (!in_string && is_structural(c)) {
       start = i;
     }
   }
@@ -100,7 +95,7 @@ void JsonVisitor::unexpected(std::string_view what) const {
 
 void visit_json(std::string_view text, JsonVisitor& visitor) {
   while (!text.empty() && (text.back() == ' ' || text.back() == '\n')) text.remove_suffix(1);
-  require_short_tokens(text, visitor.source());
+  require_short_gaps(text, visitor.source());
   Adapter adapter(text, visitor);
   nlohmann::json::sax_parse(text, &adapter);
 }

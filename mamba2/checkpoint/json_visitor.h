@@ -39,7 +39,8 @@ class JsonVisitor {
 };
 
 /// Walks through a JSON text.  Memory stays within some tens of MiB whatever the text holds.  Throws Error that starts
-/// with the visitor's source for malformed text and for strings and numbers of more than 4 MiB.
+/// with the visitor's source for malformed text, and for strings and for stretches without
+/// strings of more than 4 MiB.
 void visit_json(std::string_view text, JsonVisitor& visitor);
 
 }  // namespace mamba2

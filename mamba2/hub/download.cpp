@@ -72,7 +72,7 @@ class DownloadQueue {
       return d->state() != State::done && d->state() != State::not_begun;
     }));
     for (auto& download : downloads_) {
-      if (active >= options_.parallel_downloads) return;
+      if (active >= std::max<std::size_t>(1, options_.parallel_downloads)) return;
       if (download->state() != State::not_begun) continue;
       if (download->begin() && download->state() != State::done) ++active;
     }
@@ -140,7 +140,7 @@ std::uint64_t size_on_disk(const std::string& path) {
 void check_free_space(const ModelCache& cache, const std::string& model, const std::vector<RemoteFile>& files) {
   std::error_code code;
   const auto space = std::filesystem::space(cache.blobs_directory(), code);
-  if (code) return;  // the write itself will tell
+  if (code || space.capacity == 0) return;  // the write itself will tell
   std::uint64_t needed = 0;
   for (const RemoteFile& file : files) {
     if (size_on_disk(cache.blob(file.hash)) == file.size) continue;

@@ -10,6 +10,7 @@
 #include <charconv>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "mamba2/base/error.h"
@@ -73,7 +74,10 @@ bool FileDownload::begin() {
   const std::string blob = cache_.blob(file_.hash);
   if (!has_size(blob, file_.size)) {
     lock_ = FileLock::try_acquire(cache_.lock(file_.hash));
-    if (!lock_) return false;
+    if (!lock_) {
+      if (!std::exchange(told_of_lock_, true)) log_info("{}: another process fetches it; waiting", name_text());
+      return false;
+    }
   }
   if (has_size(blob, file_.size)) {  // it was there, or another process fetched it in the meantime
     offset_ = file_.size;

@@ -60,6 +60,7 @@ class FileDownload : private HttpReceiver {
   std::uint64_t hashed_ = 0;        // of them hashed so far
   std::uint64_t furthest_ = 0;      // the largest offset ever: what counts as progress
   bool has_earlier_bytes_ = false;  // some come from a run before this one
+  bool told_of_lock_ = false;
   Clock::time_point wake_at_;
 };
 

@@ -137,6 +137,7 @@ HttpRequest::HttpRequest(HttpMethod method, std::string url, HttpSubject subject
   c.set(CURLOPT_USERAGENT, "mamba2");
   c.set(CURLOPT_PROTOCOLS_STR, options.endpoint.starts_with("https://") ? "https" : "http,https");
   c.set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));  // a connection of its own for each file
+  c.set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
   c.set(CURLOPT_CONNECTTIMEOUT, static_cast<long>(options.connect_timeout.count()));
   c.set(CURLOPT_LOW_SPEED_LIMIT, 1L);
   c.set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(options.stall_timeout.count()));
@@ -192,6 +193,7 @@ std::size_t HttpRequest::take_body(char* data, std::size_t size, std::size_t cou
 }
 
 void HttpRequest::add_header_line(std::string_view line) {
+  if (head_given_) return;          // a trailer
   if (line.starts_with("HTTP/")) {  // a new response: what came before was an interim one or a proxy's
     head_ = {};
     return;
@@ -272,6 +274,8 @@ HttpRequest::Next HttpRequest::follow_redirect() {
 }
 
 void HttpRequest::fail_for_status() const {
+  if (origin_of(url_) != origin_of(options_.endpoint))  // where the Hub redirected to: no token plays a part
+    fail("{}: {} answers {}", subject_text(), origin_of(url_), head_.status);
   const std::string& model = subject_.model;
   const std::string_view code = head_.field("x-error-code");
   const bool has_token = !options_.token.empty();

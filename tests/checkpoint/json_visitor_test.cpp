@@ -48,12 +48,13 @@ TEST(JsonVisitor, TakesAnyDepthWithoutRecursion) {
   EXPECT_THROW(count(std::string(depth, '[')), Error);
 }
 
-TEST(JsonVisitor, RefusesTokensOfMoreThanFourMebibytes) {
+TEST(JsonVisitor, RefusesStringsAndStretchesWithoutThemOfMoreThanFourMebibytes) {
   const std::string most((4U << 20) - 16, 'x');
   EXPECT_EQ(count("\"" + most + "\""), 1);
   EXPECT_THAT(test::error_of([&] { count("[\"" + most + std::string(32, 'x') + "\"]"); }), HasSubstr("more than 4194304"));
   EXPECT_THROW(count("[" + std::string(5U << 20, '1') + "]"), Error);
   EXPECT_THROW(count("[" + std::string(5U << 20, ' ') + "]"), Error);
+  EXPECT_THROW(count(std::string(5U << 20, '[')), Error);
   EXPECT_EQ(count("[]" + std::string(5U << 20, ' ')), 1);
 }
 

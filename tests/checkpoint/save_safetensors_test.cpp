@@ -81,7 +81,7 @@ TEST_F(SaveSafetensorsTest, OtherFilesStay) {
 
 TEST_F(SaveSafetensorsTest, AFullDiskLeavesTheOldSave) {
   // {most bytes of a file, max_shard_bytes}: fails at the only file, at the first shard, at the index
-  for (const auto [most, max_shard_bytes] : {std::pair{500U, 1000U}, {300U, 250U}, {250U, 100U}}) {
+  for (const auto& [most, max_shard_bytes] : {std::pair{500U, 1000U}, {300U, 250U}, {250U, 100U}}) {
     save(5, 'a', most);
     const auto before = files();
     const auto previous = std::signal(SIGXFSZ, SIG_IGN);

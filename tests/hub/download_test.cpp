@@ -164,6 +164,13 @@ TEST_F(DownloadTest, AServerThatIsNotThereIsNamed) {
   EXPECT_THAT(failure(), HasSubstr("org/name: can't be fetched from http://127.0.0.1:1 after 2 tries: "));
 }
 
+TEST_F(DownloadTest, ARefusalOfTheStoreIsNotBlamedOnTheToken) {
+  hub_.alter_next(store_path, [](test::Response& r) { r.status = 403; });
+  const std::string message = failure();
+  EXPECT_THAT(message, AllOf(HasSubstr("org/name: model.safetensors: http://127.0.0.1:"), HasSubstr(" answers 403")));
+  EXPECT_THAT(message, ::testing::Not(HasSubstr("HF_TOKEN")));
+}
+
 TEST_F(DownloadTest, RedirectsThatNeverEndAreRefused) {
   for (int i = 0; i < 12; ++i)
     hub_.alter_next("/api/", [](test::Response& r) {
@@ -197,6 +204,12 @@ TEST_F(DownloadTest, NoMoreFilesThanAskedForComeAtOnce) {
   options_.parallel_downloads = 2;
   resolve();
   EXPECT_LE(hub_.most_at_once(), 2U);
+}
+
+TEST_F(DownloadTest, OneFileAtATimeIsTheLeast) {
+  options_.parallel_downloads = 0;
+  resolve();
+  EXPECT_EQ(content_of(model_file()), weights_);
 }
 
 TEST_F(DownloadTest, AFileThatAnotherProcessFetchesIsWaitedForAndNotFetchedAgain) {

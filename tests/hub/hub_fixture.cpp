@@ -1,5 +1,7 @@
 #include "tests/hub/hub_fixture.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <fstream>
 
@@ -16,7 +18,8 @@ void HubFixture::SetUpTestSuite() {
 
 void HubFixture::SetUp() {
   const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-  directory_ = fs::path(::testing::TempDir()) / (std::string(info->test_suite_name()) + "_" + info->name());
+  directory_ = fs::path(::testing::TempDir()) /
+               (std::string(info->test_suite_name()) + "_" + info->name() + "_" + std::to_string(::getpid()));
   fs::remove_all(directory_);
   fs::create_directories(directory_);
   options_.cache_directory = (directory_ / "hub").string();
