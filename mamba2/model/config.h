@@ -88,8 +88,8 @@ struct Mamba2Config {
   std::optional<std::int64_t> bos_token_id, eos_token_id, pad_token_id;
 
   std::string dtype_name;  ///< torch_dtype / dtype as written, empty where absent
-  /// Fields that have no effect on inference (initialisation, unknown ones) as the text of a JSON object, so that saving
-  /// keeps them.
+  /// Fields that have no effect on inference (initialisation, unknown ones) as the text of a JSON object, so that
+  /// saving keeps them.
   std::string other_fields = "{}";
 
   std::int64_t intermediate_size() const { return num_heads * head_dim; }

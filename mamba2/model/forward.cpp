@@ -1,6 +1,7 @@
 #include "mamba2/model/forward.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "mamba2/base/error.h"
@@ -48,8 +49,8 @@ void forward_mixer(const MixerWeights& w, const Mamba2Config& c, const Activatio
                    const Batch& batch, Backend& backend) {
   auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
   const Tensor hidden = rows(a.hidden);
-  backend.run(Linear{.x = rows(a.normed), .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {},
-                     .out = rows(a.projected)});
+  backend.run(Linear{
+      .x = rows(a.normed), .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = rows(a.projected)});
   backend.run(Mixer{.projected = rows(a.projected),
                     .conv_weight = w.conv1d,
                     .conv_bias = w.conv1d_bias,
@@ -70,8 +71,8 @@ void forward_mixer(const MixerWeights& w, const Mamba2Config& c, const Activatio
                     .dt = rows(a.dt),
                     .y = rows(a.y),
                     .out = rows(a.mixed)});
-  backend.run(Linear{.x = rows(a.mixed), .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden,
-                     .out = hidden});
+  backend.run(
+      Linear{.x = rows(a.mixed), .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden});
 }
 
 void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const Activations& a, LayerState& state,
@@ -81,8 +82,13 @@ void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const A
   Tensor qkv = rows(a.qkv);
   backend.run(Linear{.x = rows(a.normed), .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = qkv});
   if (c.attention_conv_kernel > 0) {
-    backend.run(CausalConv{.x = qkv, .weight = w.conv1d, .bias = w.conv1d_bias, .act = Activation::none, .batch = batch,
-                           .conv_state = state.conv_state, .out = rows(a.qkv_conv)});
+    backend.run(CausalConv{.x = qkv,
+                           .weight = w.conv1d,
+                           .bias = w.conv1d_bias,
+                           .act = Activation::none,
+                           .batch = batch,
+                           .conv_state = state.conv_state,
+                           .out = rows(a.qkv_conv)});
     qkv = rows(a.qkv_conv);
   }
   const std::int64_t q_width = c.num_attention_heads * c.attention_head_dim;
@@ -96,11 +102,16 @@ void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const A
   }
   const double scale =
       c.attention_scale > 0 ? c.attention_scale : 1.0 / std::sqrt(static_cast<double>(c.attention_head_dim));
-  backend.run(Attention{.q = q, .k = k, .v = v, .scale = scale, .batch = batch, .k_cache = state.k_cache,
+  backend.run(Attention{.q = q,
+                        .k = k,
+                        .v = v,
+                        .scale = scale,
+                        .batch = batch,
+                        .k_cache = state.k_cache,
                         .v_cache = state.v_cache,
                         .out = as_heads(rows(a.attended), c.num_attention_heads, c.attention_head_dim)});
-  backend.run(Linear{.x = rows(a.attended), .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden,
-                     .out = hidden});
+  backend.run(
+      Linear{.x = rows(a.attended), .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden});
 }
 
 void forward_mlp(const MlpWeights& w, const Mamba2Config& c, const Activations& a, const Batch& batch,
@@ -109,8 +120,10 @@ void forward_mlp(const MlpWeights& w, const Mamba2Config& c, const Activations& 
   const std::int64_t width = c.padded_mlp_size();
   const Tensor hidden = rows(a.hidden), both = rows(a.mlp_in);
   backend.run(Linear{.x = rows(a.normed), .weight = w.fc1.get(), .bias = w.fc1_bias, .add = {}, .out = both});
-  backend.run(GatedActivation{.value = both.slice(1, 0, width), .gate = both.slice(1, width, width),
-                              .act = c.hidden_act, .out = rows(a.mlp_out)});
+  backend.run(GatedActivation{.value = both.slice(1, 0, width),
+                              .gate = both.slice(1, width, width),
+                              .act = c.hidden_act,
+                              .out = rows(a.mlp_out)});
   backend.run(Linear{.x = rows(a.mlp_out), .weight = w.fc2.get(), .bias = w.fc2_bias, .add = hidden, .out = hidden});
 }
 
@@ -118,8 +131,10 @@ void forward_layer(std::int64_t index, const LayerWeights& w, const Mamba2Config
                    LayerState& state, const Batch& batch, Backend& backend) {
   const Tensor hidden = a.hidden.view.slice(0, 0, batch.tokens), normed = a.normed.view.slice(0, 0, batch.tokens);
   backend.run(RmsNorm{.x = hidden, .weight = w.norm, .eps = c.layer_norm_epsilon, .out = normed});
-  if (c.is_attention_layer(index)) forward_attention(w.attention, c, a, state, batch, backend);
-  else forward_mixer(w.mixer, c, a, state, batch, backend);
+  if (c.is_attention_layer(index))
+    forward_attention(w.attention, c, a, state, batch, backend);
+  else
+    forward_mixer(w.mixer, c, a, state, batch, backend);
   if (!c.has_mlp()) return;
   backend.run(RmsNorm{.x = hidden, .weight = w.norm2, .eps = c.layer_norm_epsilon, .out = normed});
   forward_mlp(w.mlp, c, a, batch, backend);
@@ -128,6 +143,8 @@ void forward_layer(std::int64_t index, const LayerWeights& w, const Mamba2Config
 }  // namespace
 
 void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache) const {
+  require(cache.layers() == config_.num_hidden_layers, "the cache was made for {} layers, the model has {}",
+          cache.layers(), config_.num_hidden_layers);
   std::set<std::int64_t> slots;
   for (const SequenceInput& sequence : sequences) {
     require(0 <= sequence.slot && sequence.slot < cache.slots(), "slot {} is outside the cache's {}", sequence.slot,
@@ -175,6 +192,8 @@ void ForwardPass::make_room(std::int64_t tokens) {
 }
 
 std::vector<std::vector<ForwardPass::Segment>> ForwardPass::split(std::span<const SequenceInput> sequences) const {
+  // Dynamic RoPE turns all tokens of a call by the length that the sequence reaches with them: none may be cut.
+  const bool whole = config_.has_attention() && config_.rope.scaling == RopeScaling::dynamic;
   std::vector<std::vector<Segment>> pieces;
   std::int64_t room = 0, row = 0;
   for (std::size_t s = 0; s < sequences.size(); ++s) {
@@ -184,11 +203,11 @@ std::vector<std::vector<ForwardPass::Segment>> ForwardPass::split(std::span<cons
         pieces.emplace_back();
         room = piece_tokens;
       }
-      const std::int64_t count = std::min(room, tokens - begin);
+      const std::int64_t count = whole ? tokens : std::min(room, tokens - begin);
       pieces.back().push_back({s, begin, count, row});
       begin += count;
       row += count;
-      room -= count;
+      room -= std::min(room, count);
     }
   }
   return pieces;
@@ -254,6 +273,7 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
     slots.push_back(static_cast<std::int32_t>(slot));
     made.batch.longest = std::max(made.batch.longest, segment.count);
   }
+  make_room(start.back());
   made.sequence_start = upload_integers(backend_, start);
   made.slots = upload_integers(backend_, slots);
   made.positions = upload_integers(backend_, positions);
@@ -269,7 +289,8 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
   const Tensor normed = activations_.normed.view.slice(0, 0, batch.tokens);
   auto keep_hidden = [&](std::int64_t index) {
     if (!output.hidden_states.empty())
-      backend_.download(hidden, output.hidden_states[static_cast<std::size_t>(index)].view().slice(0, first_row, batch.tokens));
+      backend_.download(hidden,
+                        output.hidden_states[static_cast<std::size_t>(index)].view().slice(0, first_row, batch.tokens));
   };
   embed(sequences, piece, hidden);
   keep_hidden(0);
@@ -296,7 +317,6 @@ ForwardOutput ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2C
     longest = std::max(longest, cache.length(sequence.slot) + count);
   }
   cache.reserve(longest);
-  make_room(std::min(tokens, piece_tokens));
 
   ForwardOutput output;
   const DType dtype = backend_.activation_dtype();

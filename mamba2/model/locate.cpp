@@ -1,6 +1,7 @@
 #include "mamba2/model/locate.h"
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/file.h"
@@ -32,7 +33,8 @@ ModelFiles locate_model(const std::string& path) {
   require(looks_like_hub_name(path),
           "{}: is neither a folder nor a file, and no Hub name of the form ORG/NAME[@REVISION] either",
           printable(path, 4096));
-  const std::string folder = resolve_hub_model(path, HubOptions::from_environment());
+  const HubOptions options = hub_options_from_environment();
+  const std::string folder = resolve_hub_model(path, options, download_bar(options));
   return {folder, folder, find_config(folder)};
 }
 

@@ -61,7 +61,8 @@ double negative_log_likelihood(const Tensor& logits, std::int32_t label) {
   if (logits.dtype == DType::f64)
     return log_sum_exp(std::span<const double>(logits.as<double>(), count)) - logits.as<double>()[label];
   require(logits.dtype == DType::f32, "a loss was asked for of {} logits, expected f32 or f64", name(logits.dtype));
-  return log_sum_exp(std::span<const float>(logits.as<float>(), count)) - static_cast<double>(logits.as<float>()[label]);
+  return log_sum_exp(std::span<const float>(logits.as<float>(), count)) -
+         static_cast<double>(logits.as<float>()[label]);
 }
 
 double causal_lm_loss(const Tensor& logits, std::span<const std::int32_t> labels, std::int64_t sequence_length) {

@@ -20,7 +20,8 @@ double negative_log_likelihood(const Tensor& logits, std::int32_t label);
 double causal_lm_loss(const Tensor& logits, std::span<const std::int32_t> labels, std::int64_t sequence_length);
 
 /// A classifier's loss: mean squared error, cross entropy, or binary cross entropy with logits.
-/// logits (sequences, num_labels); labels (sequences, 1) with class ids for a single label, else (sequences, num_labels).
+/// logits (sequences, num_labels); labels (sequences, 1) with class ids for a single label, else (sequences,
+/// num_labels).
 double classification_loss(ProblemType problem, std::span<const std::vector<double>> logits,
                            std::span<const std::vector<double>> labels);
 

@@ -1,5 +1,7 @@
 #include "mamba2/model/weights.h"
 
+#include <fmt/core.h>
+
 namespace mamba2 {
 namespace {
 
@@ -41,8 +43,10 @@ void add_mixer(Table& table, const Mamba2Config& c, MixerWeights& w) {
     table.vector("conv1d.bias", w.conv1d_bias, {c.conv_dim()}, "intermediate_size + 2*n_groups*state_size");
   table.vector("dt_bias", w.dt_bias, {c.num_heads}, "num_heads");
   table.vector("A_log", w.A_log, {c.num_heads}, "num_heads");
-  if (c.D_has_head_dim) table.vector("D", w.D, {c.intermediate_size()}, "num_heads*head_dim");
-  else table.vector("D", w.D, {c.num_heads}, "num_heads");
+  if (c.D_has_head_dim)
+    table.vector("D", w.D, {c.intermediate_size()}, "num_heads*head_dim");
+  else
+    table.vector("D", w.D, {c.num_heads}, "num_heads");
   if (c.gated_norm_weight) table.vector("norm.weight", w.norm, {c.intermediate_size()}, "intermediate_size");
   table.matrix("out_proj.weight", w.out_proj, {c.hidden_size, out_width},
                "(hidden_size, intermediate_size (+ the mixer's own MLP))");
@@ -89,8 +93,10 @@ std::vector<TensorSlot> tensor_table(const Mamba2Config& c, ModelWeights& weight
     table.prefix(prefix);
     table.vector("norm.weight", layer.norm, {c.hidden_size}, "hidden_size");
     table.prefix(prefix + "mixer.");
-    if (c.is_attention_layer(i)) add_attention(table, c, layer.attention);
-    else add_mixer(table, c, layer.mixer);
+    if (c.is_attention_layer(i))
+      add_attention(table, c, layer.attention);
+    else
+      add_mixer(table, c, layer.mixer);
     if (!c.has_mlp()) continue;
     table.prefix(prefix);
     table.vector("norm2.weight", layer.norm2, {c.hidden_size}, "hidden_size");
