@@ -58,7 +58,8 @@ std::unique_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, con
 }
 
 void print_json(const Json& json) {
-  const std::string line = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  // ASCII alone: some readers end a line at U+2028 or U+0085
+  const std::string line = json.dump(-1, ' ', true, Json::error_handler_t::replace) + "\n";
   std::fwrite(line.data(), 1, line.size(), stdout);
   std::fflush(stdout);
 }
