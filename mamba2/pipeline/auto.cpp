@@ -1,5 +1,8 @@
 #include "mamba2/pipeline/auto.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "mamba2/base/file.h"
 #include "mamba2/model/locate.h"
 
@@ -17,10 +20,15 @@ GenerationConfig generation_config_of(const Mamba2ForCausalLM& model) {
 }
 
 std::string continuation(const Tokenizer& tokenizer, std::span<const std::int32_t> ids, std::size_t prompt_length) {
-  const std::string whole = tokenizer.decode(ids, SpecialTokens::omit);
-  const std::string prompt = tokenizer.decode(ids.first(prompt_length), SpecialTokens::omit);
-  if (whole.starts_with(prompt)) return whole.substr(prompt.size());
-  return tokenizer.decode(ids.subspan(prompt_length), SpecialTokens::omit);
+  // ids that only pad the model's vocabulary have no text
+  auto text = [&](std::span<const std::int32_t> part) {
+    std::vector<std::int32_t> known;
+    std::copy_if(part.begin(), part.end(), std::back_inserter(known),
+                 [&](std::int32_t id) { return id < tokenizer.vocab_size(); });
+    return tokenizer.decode(known, SpecialTokens::omit);
+  };
+  const std::string whole = text(ids), prompt = text(ids.first(prompt_length));
+  return whole.starts_with(prompt) ? whole.substr(prompt.size()) : text(ids.subspan(prompt_length));
 }
 
 }  // namespace mamba2
