@@ -88,8 +88,9 @@ struct Mamba2Config {
   std::optional<std::int64_t> bos_token_id, eos_token_id, pad_token_id;
 
   std::string dtype_name;  ///< torch_dtype / dtype as written, empty where absent
-  /// Fields that have no effect on inference (initialisation, dropout, ...), kept as read so that saving keeps them.
-  Json other;
+  /// Fields that have no effect on inference (initialisation, unknown ones) as the text of a JSON object, so that
+  /// saving keeps them.
+  std::string other_fields = "{}";
 
   std::int64_t intermediate_size() const { return num_heads * head_dim; }
   std::int64_t conv_dim() const { return intermediate_size() + 2 * n_groups * state_size; }
@@ -110,8 +111,6 @@ struct Mamba2Config {
   /// field, what was expected and what was found: a wrong type, a size that is no size, sizes that do not fit each
   /// other, a field that changes the computation and is not supported.
   static Mamba2Config from_json(const Json& json, std::string_view source);
-  /// Reads params.json or config.json of a folder; where both are there, config.json decides the sizes.
-  static Mamba2Config from_folder(const std::string& folder);
 };
 
 }  // namespace mamba2

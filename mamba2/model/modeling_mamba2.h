@@ -24,13 +24,14 @@ struct LoadOptions {
   std::string state_dtype = "f32";  ///< of ssm_state
   std::string gated_norm = "auto";  ///< "auto" (the config's, else grouped), "grouped", "ungrouped"
   int threads = 0;                  ///< 0: one a core
+  bool deterministic = false;       ///< equal bits whatever the batch and the split of a prompt
 };
 
 /// Tokens of one sequence to feed now.
 struct SequenceInput {
-  std::span<const std::int32_t> input_ids;
+  std::span<const std::int32_t> input_ids = {};
   /// (tokens, hidden_size) in the place of input_ids, or empty.
-  std::span<const float> inputs_embeds;
+  std::span<const float> inputs_embeds = {};
   std::int64_t slot = 0;            ///< of the cache, where the sequence's state is read and replaced
   std::int64_t logits_to_keep = 1;  ///< the last so many positions are projected; 0: none; all_positions: every one
 };
@@ -56,6 +57,9 @@ class Mamba2Model {
   static Mamba2Model from_pretrained(const std::string& path, const LoadOptions& options = {});
   /// From parts already opened; the source stays with the model, which may use the mapped file in place.
   Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, const LoadOptions& options);
+  /// On a backend already opened; options.device and options.threads have no effect.
+  Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, std::unique_ptr<Backend> backend,
+              const LoadOptions& options);
 
   Mamba2Model(Mamba2Model&&) noexcept;
   Mamba2Model& operator=(Mamba2Model&&) noexcept;
@@ -72,8 +76,10 @@ class Mamba2Model {
 
   /// Feeds each sequence's tokens after what its slot holds; cache is advanced.  Sequences may have any lengths, 0
   /// included, so prefill, chunked prefill, decode and mixtures are one call.  No two sequences may share a slot.
-  /// logits are left empty by the backbone.  Work space does not grow with the number of tokens beyond a fixed piece.
-  /// Throws Error for a token id outside the vocabulary, a slot outside the cache.
+  /// logits are left empty by the backbone.  Work space does not grow with the number of tokens beyond a fixed piece,
+  /// but with the longest sequence where the attention has dynamic RoPE: it turns the tokens of a call together, which
+  /// is why feeding them in parts then gives, as in transformers, something else.  Throws Error for a token id outside
+  /// the vocabulary, a slot outside the cache.
   ForwardOutput forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                         const ForwardOptions& options = {});
 
@@ -99,10 +105,6 @@ class Mamba2ForCausalLM {
   ForwardOutput forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                         const ForwardOptions& options = {});
 
-  /// Mean cross entropy of predicting labels[t + 1] from position t, as transformers' loss; -100 is not counted.
-  /// logits (tokens, vocab_size) of one sequence, or sequences of equal length end to end; NaN where nothing counts.
-  double loss(const Tensor& logits, std::span<const std::int32_t> labels, std::int64_t sequence_length) const;
-
   /// Writes config.json and safetensors in merged Hugging Face form where it can hold the model, in the fork's where
   /// attention or MLP layers need it, else in state-spaces' names.  dtype: "auto" keeps each tensor's.
   void save_pretrained(const std::string& folder, const std::string& dtype = "auto") const;
@@ -127,10 +129,8 @@ class Mamba2ForSequenceClassification {
   /// Each sequence without its padding; an empty one is an Error.
   ClassificationOutput forward(std::span<const std::vector<std::int32_t>> sequences);
 
-  /// problem_type's loss: mean squared error, cross entropy, or binary cross entropy with logits; labels
-  /// (sequences, 1) class ids for a single label, else (sequences, num_labels).
-  double loss(const ClassificationOutput& output, std::span<const std::vector<double>> labels) const;
   /// The config's, or what transformers infers from num_labels and integral labels.
+  /// integral_labels: whether the labels are class ids.  See classification_loss in loss.h.
   ProblemType problem_type(bool integral_labels) const;
 
   void save_pretrained(const std::string& folder, const std::string& dtype = "auto") const;
@@ -138,5 +138,9 @@ class Mamba2ForSequenceClassification {
  private:
   Mamba2Model model_;
 };
+
+/// How many tokens of a right-padded row a classifier reads: up to the first pad token; all where there is none, and,
+/// as transformers does, where the row starts with one.
+std::size_t tokens_before_padding(std::span<const std::int32_t> row, std::optional<std::int64_t> pad_token_id);
 
 }  // namespace mamba2

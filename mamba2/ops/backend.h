@@ -125,6 +125,7 @@ class Backend {
 struct DeviceOptions {
   std::string device = "auto";  ///< "auto", "reference", "cpu", "cuda"
   int threads = 0;              ///< 0: one a core
+  bool deterministic = false;   ///< equal bits whatever the batch and the split of a prompt
 };
 
 /// Opens a backend.  Defined by the composition root (mamba2/devices), the one place that knows them all.

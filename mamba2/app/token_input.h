@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace mamba2::app {
+
+/// Token rows from a file {"input_ids": [[...]], "attention_mask": [[...]]?, "labels": ...?}.
+struct TokenInput {
+  std::vector<std::vector<std::int32_t>> input_ids;
+  std::vector<std::vector<std::int32_t>> attention_mask;  ///< empty: nothing is padding
+  std::vector<std::vector<double>> labels;                ///< empty: none
+
+  std::int64_t rows() const { return static_cast<std::int64_t>(input_ids.size()); }
+  bool is_token(std::size_t row, std::size_t column) const {
+    return attention_mask.empty() || attention_mask[row][column] != 0;
+  }
+  /// A row without its padding.
+  std::vector<std::int32_t> tokens(std::size_t row) const;
+};
+
+/// Reads and checks such a file: ids are integers, mask and input_ids agree in shape.  Throws Error naming file and
+/// field.
+TokenInput read_token_input(const std::string& path);
+
+/// Error unless all rows are equally long, and that length.
+std::int64_t row_length(const TokenInput& input, const std::string& path);
+
+}  // namespace mamba2::app
