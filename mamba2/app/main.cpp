@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <new>
 #include <string>
 #include <string_view>
@@ -28,7 +29,13 @@ int report(std::string_view what, ExitCode code = at_fault) {
 
 /// Prints what --help and --version ask for, else what is wrong with the arguments.
 int report(const CLI::App& app, const CLI::ParseError& e) {
-  if (e.get_exit_code() == 0) return app.exit(e);
+  if (e.get_exit_code() == 0) {
+    app.exit(e);
+    return std::cout.flush() ? done : report("standard output can't be written");
+  }
+  const std::vector<std::string> unknown = app.remaining();
+  if (app.get_subcommands().empty() && !unknown.empty())
+    return report(fmt::format("'{}' is no command; see mamba2 --help", unknown.front()), wrong_usage);
   std::string command = "mamba2";
   for (const CLI::App* used : app.get_subcommands()) command += " " + used->get_name();
   return report(fmt::format("{}; see {} --help", e.what(), command), wrong_usage);

@@ -31,8 +31,10 @@ std::string ModelOptions::default_model() {
 void add_model_options(CLI::App& command, ModelOptions& options) {
   LoadOptions& load = options.load;
   command.option_defaults()->group("Model");
-  command.add_option("--model,-m", options.model,
-                     "A folder, a file, or a Hub name ORG/NAME[@REVISION]; none: the model that ships with mamba2");
+  command
+      .add_option("--model,-m", options.model,
+                  "A folder, a file, or a Hub name ORG/NAME[@REVISION]; none: the model that ships with mamba2")
+      ->check([](const std::string& path) { return path.empty() ? "is empty" : ""; });
   command.add_option("--tokenizer", options.tokenizer, "A tokenizer file or a folder that holds one");
   command.add_option("--dtype", load.dtype, "What the weights are held as: auto (as stored), f32, bf16, f16")
       ->capture_default_str();

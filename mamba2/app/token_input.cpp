@@ -92,6 +92,7 @@ void check_token_ids(const TokenInput& input, const std::string& path, std::int6
 
 std::int64_t row_length(const TokenInput& input, const std::string& path) {
   const std::size_t length = input.input_ids.front().size();
+  require(length > 0, "{}: row 0 of input_ids is empty, expected one token or more", path);
   for (std::size_t i = 0; i < input.input_ids.size(); ++i)
     require(input.input_ids[i].size() == length, "{}: row {} of input_ids has {} tokens, row 0 has {}", path, i,
             input.input_ids[i].size(), length);

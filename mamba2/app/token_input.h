@@ -27,7 +27,7 @@ TokenInput read_token_input(const std::string& path);
 /// Error unless every token outside the padding is one of a vocabulary's.
 void check_token_ids(const TokenInput& input, const std::string& path, std::int64_t vocab_size);
 
-/// Error unless all rows are equally long, and that length.
+/// Error unless all rows are equally long and not empty; that length.
 std::int64_t row_length(const TokenInput& input, const std::string& path);
 
 }  // namespace mamba2::app

