@@ -70,7 +70,8 @@ void print(std::string_view text) {
 }
 
 void print_json(const Json& json) {
-  print(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+  // ASCII alone: some readers end a line at U+2028 or U+0085
+  print(json.dump(-1, ' ', true, Json::error_handler_t::replace) + "\n");
 }
 
 std::string read_stdin() {

@@ -102,8 +102,7 @@ void embedding(Context& context, const Embedding& op) {
   for (std::int64_t t = 0; t < op.ids.size(0); ++t)
     require(ids[t] >= 0 && ids[t] < vocab_size, "Embedding: id {} at place {} is outside [0, {})", ids[t], t,
             vocab_size);
-  const std::int64_t row_bytes =
-      weight.matrix.stride(0) * static_cast<std::int64_t>(element_size(weight.matrix.dtype));
+  const std::int64_t row_bytes = weight.matrix.stride(0) * static_cast<std::int64_t>(element_size(weight.matrix.dtype));
   context.pool.parallel_for(op.ids.size(0), 16, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t t = begin; t < end; ++t)
       context.kernels.widen[static_cast<int>(weight.type)](weight.matrix.as<std::byte>() + ids[t] * row_bytes,

@@ -125,12 +125,13 @@ namespace {
 struct NamedState {
   const char* name;
   DeviceTensor LayerState::*member;
+  bool grows;  // with the tokens: keys and values
 };
 
-constexpr NamedState named_states[] = {{"conv_state", &LayerState::conv_state},
-                                       {"ssm_state", &LayerState::ssm_state},
-                                       {"k_cache", &LayerState::k_cache},
-                                       {"v_cache", &LayerState::v_cache}};
+constexpr NamedState named_states[] = {{"conv_state", &LayerState::conv_state, false},
+                                       {"ssm_state", &LayerState::ssm_state, false},
+                                       {"k_cache", &LayerState::k_cache, true},
+                                       {"v_cache", &LayerState::v_cache, true}};
 
 }  // namespace
 
@@ -154,47 +155,84 @@ void Mamba2Cache::save(const std::string& path) const {
   writer.commit();
 }
 
-void Mamba2Cache::load(const std::string& path) {
-  const std::unique_ptr<TensorSource> source = open_tensors(path);
-  auto find = [&](const std::string& name, DType dtype, const Shape& shape) {
-    const TensorInfo* info = source->find(name);
-    require(info != nullptr, "{}: tensor '{}' is missing", path, name);
-    require(info->dtype == dtype && info->shape == shape, "{}: tensor '{}' is {} {}, expected {} {}", path, name,
-            mamba2::name(info->dtype), to_string(info->shape), mamba2::name(dtype), to_string(shape));
-    return source->read(name);
-  };
-  const Tensor lengths = find("lengths", DType::i64, {slots()});
-  const std::span<const std::int64_t> stored(lengths.as<std::int64_t>(), lengths_.size());
-  for (const std::int64_t length : stored)
-    require(length >= 0, "{}: lengths holds {}, expected 0 or more", path, length);
-  if (config_.has_attention()) {
-    const std::string name = fmt::format("k_cache.{}", config_.attention_layers_idx.front());
-    const TensorInfo* keys = source->find(name);
-    const std::int64_t capacity = keys == nullptr || keys->shape.rank() != 4 ? 0 : keys->shape[1];
-    for (const std::int64_t length : stored)
-      require(length <= capacity, "{}: lengths holds {}, more than the {} tokens of '{}'", path, length, capacity,
-              name);
-    reserve(capacity);
-    capacity_ = std::max(capacity_, capacity);
+namespace {
+
+/// Tensors of a saved cache, checked as they are asked for.
+class SavedCache {
+ public:
+  explicit SavedCache(const std::string& path) : path_(path), source_(open_tensors(path)) {}
+
+  /// tokens: for keys and values, whose second extent the file may choose; 0 where the tensor is not there.
+  std::int64_t tokens(const std::string& name) const {
+    const TensorInfo* info = source_->find(name);
+    if (info == nullptr) return 0;
+    require(info->shape.rank() == 4, "{}: tensor '{}' is {}, expected 4 dimensions", path_, name,
+            to_string(info->shape));
+    return info->shape[1];
   }
+
+  Tensor read(const std::string& name, DType dtype, const Shape& shape) const {
+    const TensorInfo* info = source_->find(name);
+    require(info != nullptr, "{}: tensor '{}' is missing", path_, name);
+    require(info->dtype == dtype && info->shape == shape, "{}: tensor '{}' is {} {}, expected {} {}", path_, name,
+            mamba2::name(info->dtype), to_string(info->shape), mamba2::name(dtype), to_string(shape));
+    return source_->read(name);
+  }
+
+ private:
+  std::string path_;
+  std::unique_ptr<TensorSource> source_;
+};
+
+constexpr std::int64_t longest_sequence = 2147483647;  // positions are 32-bit
+
+}  // namespace
+
+void Mamba2Cache::load(const std::string& path) {
+  const SavedCache saved(path);
+  const Tensor lengths = saved.read("lengths", DType::i64, {slots()});
+  const std::span<const std::int64_t> stored(lengths.as<std::int64_t>(), lengths_.size());
+  std::int64_t longest = 0;
+  for (const std::int64_t length : stored) {
+    require(0 <= length && length <= longest_sequence, "{}: lengths holds {}, expected 0 to {}", path, length,
+            longest_sequence);
+    longest = std::max(longest, length);
+  }
+
+  struct Upload {
+    Tensor from;
+    std::size_t layer;
+    DeviceTensor LayerState::*to;
+  };
+  std::vector<Upload> uploads;
   for (std::size_t i = 0; i < layers_.size(); ++i)
     for (const NamedState& state : named_states) {
-      const Tensor& view = (layers_[i].*state.member).view;
       const std::string name = fmt::format("{}.{}", state.name, i);
-      if (view.empty()) continue;
-      const TensorInfo* info = source->find(name);
-      const bool keys =
-          view.rank() == 4 && (state.member == &LayerState::k_cache || state.member == &LayerState::v_cache);
-      if (!keys || info == nullptr || info->shape.rank() != 4) {
-        backend_->upload(find(name, view.dtype, view.shape), view);
+      const Tensor& view = (layers_[i].*state.member).view;
+      if (!state.grows) {
+        if (!view.empty()) uploads.push_back({saved.read(name, view.dtype, view.shape), i, state.member});
         continue;
       }
-      const Tensor from = find(name, view.dtype, {slots(), info->shape[1], view.size(2), view.size(3)});
-      require(from.size(1) <= view.size(1), "{}: tensor '{}' holds {} tokens, expected at most {}", path, name,
-              from.size(1), view.size(1));
-      for (std::int64_t slot = 0; slot < slots(); ++slot)
-        backend_->upload(from[slot], view[slot].slice(0, 0, from.size(1)));
+      if (!config_.is_attention_layer(static_cast<std::int64_t>(i))) continue;
+      const std::int64_t tokens = saved.tokens(name);
+      require(tokens >= longest, "{}: tensor '{}' holds {} tokens, expected {} by lengths", path, name, tokens,
+              longest);
+      if (tokens == 0) continue;
+      const Shape shape{slots(), tokens, config_.num_key_value_heads, config_.attention_head_dim};
+      uploads.push_back({saved.read(name, backend_->activation_dtype(), shape), i, state.member});
     }
+
+  // All is checked: from here on nothing but memory can be missing.
+  reserve(longest);
+  for (const Upload& upload : uploads) {
+    const Tensor& to = (layers_[upload.layer].*upload.to).view;
+    if (upload.from.shape == to.shape) {
+      backend_->upload(upload.from, to);
+      continue;
+    }
+    for (std::int64_t slot = 0; slot < slots() && longest > 0; ++slot)
+      backend_->upload(upload.from[slot].slice(0, 0, longest), to[slot].slice(0, 0, longest));
+  }
   std::copy(stored.begin(), stored.end(), lengths_.begin());
 }
 

@@ -43,7 +43,8 @@ class Mamba2Cache {
 
   /// Writes conv_state.I, ssm_state.I, k_cache.I, v_cache.I and lengths as safetensors, atomically.
   void save(const std::string& path) const;
-  /// Replaces the contents by a saved file's; throws Error naming the tensor that does not fit this model.
+  /// Replaces the contents by a saved file's; throws Error naming the tensor that does not fit this model, and is as
+  /// before then.
   void load(const std::string& path);
 
   // For the forward pass.

@@ -11,12 +11,13 @@ namespace mamba2 {
 namespace {
 
 Dialect recognise(const ConfigFields& fields) {
-  if (fields.has("d_model") || fields.has("ssm_cfg")) return Dialect::state_spaces;
+  if (!fields.has("hidden_size") && (fields.has("d_model") || fields.has("ssm_cfg"))) return Dialect::state_spaces;
   if (fields.has("dim") && fields.has("n_layers")) return Dialect::codestral;
   for (const std::string_view field : {"mamba2_num_heads", "mamba2_head_dim", "mamba2_conv_kernel", "use_mamba2_bias",
                                        "attention_layers_idx", "mlp_intermediate_size", "tie_embedding_weights"})
     if (fields.has(field)) return Dialect::fork;
-  if (fields.has("hidden_size") || fields.has("state_size")) return Dialect::huggingface;
+  for (const std::string_view field : {"hidden_size", "state_size", "model_type"})
+    if (fields.has(field)) return Dialect::huggingface;
   fail("{}: is no Mamba-2 config: found none of hidden_size (transformers), d_model (mamba_ssm), dim (Mamba-Codestral)",
        fields.where());
 }
@@ -28,7 +29,10 @@ void check_model_type(ConfigFields& fields, Dialect dialect) {
   require(fits, "{}: model_type is '{}', expected mamba2", fields.where(), printable(type));
 }
 
-void check_attention(const Mamba2Config& config, std::string_view source) {
+void check_attention(Mamba2Config& config, std::string_view source) {
+  std::vector<std::int64_t>& layers = config.attention_layers_idx;
+  std::sort(layers.begin(), layers.end());
+  layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
   for (const std::int64_t layer : config.attention_layers_idx)
     require(0 <= layer && layer < config.num_hidden_layers,
             "{}: the attention layers hold {}, expected indices below num_hidden_layers = {}", source, layer,
@@ -53,6 +57,7 @@ void check_sizes(const Mamba2Config& config, std::string_view source) {
   bounded("num_heads * head_dim", config.num_heads, config.head_dim);
   bounded("n_groups * state_size", config.n_groups, config.state_size);
   bounded("the state", config.intermediate_size(), config.state_size);
+  bounded("the mixer's own MLP", config.mixer_mlp_size, config.hidden_size);
   bounded("in_proj", config.in_proj_size(), config.hidden_size);
   bounded("num_attention_heads * attention_head_dim", config.num_attention_heads + 2 * config.num_key_value_heads,
           config.attention_head_dim);

@@ -12,7 +12,7 @@ std::string shown(const Json& value) {
   return printable(value.dump(-1, ' ', false, Json::error_handler_t::replace), 80);
 }
 
-/// Only what is a list of integers or an integer; nlohmann converts 1.5 and true silently.
+/// nlohmann would convert 1.5 and true silently.
 bool is_integer(const Json& value) {
   if (value.is_number_integer()) return true;
   if (!value.is_number_float()) return false;
@@ -99,9 +99,9 @@ std::vector<std::int64_t> ConfigFields::sizes(std::string_view field) {
   return out;
 }
 
-std::optional<std::int64_t> ConfigFields::token(std::string_view field) {
+std::optional<std::int64_t> ConfigFields::token(std::string_view field, std::optional<std::int64_t> fallback) {
   const Json* value = find(field);
-  if (value == nullptr) return std::nullopt;
+  if (value == nullptr) return read_.count(field) == 0 ? fallback : std::nullopt;
   const Json& first = value->is_array() && !value->empty() ? value->front() : *value;
   require(is_integer(first), "{}: {} is {}, expected a token id", where_, field, shown(*value));
   const std::int64_t id = to_integer(first);

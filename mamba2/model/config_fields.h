@@ -27,8 +27,8 @@ class ConfigFields {
   bool flag(std::string_view field, bool fallback);
   std::string text(std::string_view field, const std::string& fallback);
   std::vector<std::int64_t> sizes(std::string_view field);
-  /// A token id, or the first of a list of them; nothing where absent or null.
-  std::optional<std::int64_t> token(std::string_view field);
+  /// A token id, or the first of a list of them; fallback where absent, nothing where null or negative.
+  std::optional<std::int64_t> token(std::string_view field, std::optional<std::int64_t> fallback = std::nullopt);
   TimeStepLimit limit(std::string_view field);
   /// The nested object, empty where absent or null.
   ConfigFields object(std::string_view field);
@@ -50,6 +50,12 @@ class ConfigFields {
   std::string where_;
   std::set<std::string, std::less<>> read_;
 };
+
+/// Every layer costs memory before a tensor is looked at, so that a file must not name any number of them; published
+/// models have 64.
+inline constexpr std::int64_t most_layers = 4096;
+/// Taps of a convolution, for the same reason; published models have 4.
+inline constexpr std::int64_t longest_kernel = 1 << 16;
 
 /// Sets hidden_act and its name; Error where the name is unknown.
 void read_activation(Mamba2Config& config, ConfigFields& fields, std::string_view field);

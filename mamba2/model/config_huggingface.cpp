@@ -37,10 +37,15 @@ void ignore_common_fields(ConfigFields& fields) {
                  "auto_map"});
 }
 
-void read_tokens_and_dtype(Mamba2Config& config, ConfigFields& fields) {
-  config.bos_token_id = fields.token("bos_token_id");
-  config.eos_token_id = fields.token("eos_token_id");
-  config.pad_token_id = fields.token("pad_token_id");
+/// What the config class takes for a token where the field is absent; null says that there is none.
+struct DefaultTokens {
+  std::int64_t bos, eos, pad;
+};
+
+void read_tokens_and_dtype(Mamba2Config& config, ConfigFields& fields, const DefaultTokens& defaults) {
+  config.bos_token_id = fields.token("bos_token_id", defaults.bos);
+  config.eos_token_id = fields.token("eos_token_id", defaults.eos);
+  config.pad_token_id = fields.token("pad_token_id", defaults.pad);
   config.dtype_name = fields.text("torch_dtype", fields.text("dtype", ""));
   if (const Json* names = fields.find("architectures");
       names != nullptr && names->is_array() && !names->empty() && names->front().is_string())
@@ -96,12 +101,12 @@ void read_attention(Mamba2Config& config, ConfigFields& fields) {
   config.num_attention_heads = fields.size("num_attention_heads", 30, low);
   config.num_key_value_heads = fields.size("num_key_value_heads", config.num_attention_heads, low);
   config.attention_head_dim = fields.size("attention_head_dim", 128, low);
-  config.attention_conv_kernel = fields.size("attention_conv_kernel", 4, 0);
+  config.attention_conv_kernel = fields.size("attention_conv_kernel", 4, 0, longest_kernel);
   config.use_attention_qkv_bias = fields.flag("use_attention_qkv_bias", false);
   config.use_attention_out_bias = fields.flag("use_attention_out_bias", false);
   config.attention_conv_bias = config.use_conv_bias;
   config.rope = read_rope(fields);
-  fields.only("attention_dropout", 0.0);
+  fields.ignore({"attention_dropout"});
 }
 
 }  // namespace
@@ -112,12 +117,12 @@ Mamba2Config read_huggingface_config(ConfigFields& fields) {
   ignore_common_fields(fields);
   config.vocab_size = fields.size("vocab_size", 32768);
   config.hidden_size = fields.size("hidden_size", 4096);
-  config.num_hidden_layers = fields.size("num_hidden_layers", 64, 0, 1 << 16);
+  config.num_hidden_layers = fields.size("num_hidden_layers", 64, 0, most_layers);
   config.state_size = fields.size("state_size", 128);
   config.expand = fields.size("expand", 2);
   read_heads(config, fields, "num_heads", "head_dim");
   config.n_groups = fields.size("n_groups", 8);
-  config.conv_kernel = fields.size("conv_kernel", 4, 1, 1 << 16);
+  config.conv_kernel = fields.size("conv_kernel", 4, 1, longest_kernel);
   config.chunk_size = fields.size("chunk_size", 256);
   config.use_bias = fields.flag("use_bias", false);
   config.use_conv_bias = fields.flag("use_conv_bias", true);
@@ -132,7 +137,8 @@ Mamba2Config read_huggingface_config(ConfigFields& fields) {
             fields.size("intermediate_size", 0), config.intermediate_size());
   // transformers reads neither of the two: its mixer always has the norm, gate first (its pull request 32686)
   fields.ignore({"rms_norm", "norm_before_gate"});
-  read_tokens_and_dtype(config, fields);
+  fields.only("quantization_config", nullptr);
+  read_tokens_and_dtype(config, fields, {.bos = 0, .eos = 2, .pad = 1});
   read_gated_norm(config, fields);
   read_labels(config, fields);
   return config;
@@ -145,12 +151,12 @@ Mamba2Config read_fork_config(ConfigFields& fields) {
   fields.ignore({"emb_initializer_range", "conv_initializer_range", "A_initializer_range"});
   config.vocab_size = fields.size("vocab_size", 50280);
   config.hidden_size = fields.size("hidden_size", 768);
-  config.num_hidden_layers = fields.size("num_hidden_layers", 24, 0, 1 << 16);
+  config.num_hidden_layers = fields.size("num_hidden_layers", 24, 0, most_layers);
   config.state_size = fields.size("state_size", 128);
   config.expand = fields.size("expand", 2);
   read_heads(config, fields, "mamba2_num_heads", "mamba2_head_dim");
   config.n_groups = fields.size("n_groups", 1);
-  config.conv_kernel = fields.size("mamba2_conv_kernel", 4, 1, 1 << 16);
+  config.conv_kernel = fields.size("mamba2_conv_kernel", 4, 1, longest_kernel);
   config.chunk_size = fields.size("chunk_size", 256);
   config.use_bias = fields.flag("use_mamba2_bias", false);
   config.use_conv_bias = fields.flag("use_conv_bias", true);
@@ -168,7 +174,8 @@ Mamba2Config read_fork_config(ConfigFields& fields) {
   config.use_mlp_bias = fields.flag("use_mlp_bias", false);
   read_attention(config, fields);
   fields.ignore({"rms_norm", "norm_before_gate"});
-  read_tokens_and_dtype(config, fields);
+  fields.only("quantization_config", nullptr);
+  read_tokens_and_dtype(config, fields, {.bos = 0, .eos = 0, .pad = 0});
   read_gated_norm(config, fields);
   read_labels(config, fields);
   return config;

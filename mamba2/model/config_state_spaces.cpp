@@ -16,9 +16,10 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 void read_ssm_cfg(Mamba2Config& config, ConfigFields fields) {
   const std::string layer = fields.text("layer", "Mamba1");
   require(layer == "Mamba2", "{}: layer is '{}', only Mamba2 is supported", fields.where(), printable(layer));
-  fields.ignore({"conv_init", "A_init_range", "dt_min", "dt_max", "dt_init_floor", "use_mem_eff_path"});
+  fields.ignore(
+      {"conv_init", "A_init_range", "dt_min", "dt_max", "dt_init_floor", "use_mem_eff_path", "sequence_parallel"});
   config.state_size = fields.size("d_state", 128);
-  config.conv_kernel = fields.size("d_conv", 4, 1, 1 << 16);
+  config.conv_kernel = fields.size("d_conv", 4, 1, longest_kernel);
   config.expand = fields.size("expand", 2);
   config.head_dim = fields.size("headdim", 64);
   config.n_groups = fields.size("ngroups", 1);
@@ -52,7 +53,7 @@ void read_attn_cfg(Mamba2Config& config, ConfigFields fields) {
   config.attention_head_dim = fields.size("head_dim", config.hidden_size / config.num_attention_heads);
   config.use_attention_qkv_bias = fields.flag("qkv_proj_bias", true);
   config.use_attention_out_bias = fields.flag("out_proj_bias", true);
-  config.attention_conv_kernel = fields.size("d_conv", 0, 0, 1 << 16);
+  config.attention_conv_kernel = fields.size("d_conv", 0, 0, longest_kernel);
   config.attention_conv_bias = config.use_attention_qkv_bias;
   if (fields.has("softmax_scale")) config.attention_scale = fields.positive("softmax_scale", 0);
   fields.ignore({"softmax_scale"});
@@ -70,7 +71,7 @@ Mamba2Config read_state_spaces_config(ConfigFields& fields) {
   config.dialect = Dialect::state_spaces;
   fields.ignore({"model_type", "architectures", "transformers_version", "fused_add_norm", "_name_or_path"});
   config.hidden_size = fields.size("d_model", 2560);
-  config.num_hidden_layers = fields.size("n_layer", 64, 0, 1 << 16);
+  config.num_hidden_layers = fields.size("n_layer", 64, 0, most_layers);
   config.vocab_size = round_up(fields.size("vocab_size", 50277), fields.size("pad_vocab_size_multiple", 8, 1, 1 << 24));
   config.layer_norm_epsilon = config.gated_norm_epsilon = 1e-5;
   config.residual_in_fp32 = fields.flag("residual_in_fp32", true);
@@ -93,7 +94,7 @@ Mamba2Config read_codestral_config(ConfigFields& fields) {
   config.dialect = Dialect::codestral;
   fields.ignore({"model_type", "fused_add_norm"});
   config.hidden_size = fields.size("dim", 4096);
-  config.num_hidden_layers = fields.size("n_layers", 64, 0, 1 << 16);
+  config.num_hidden_layers = fields.size("n_layers", 64, 0, most_layers);
   config.vocab_size = round_up(fields.size("vocab_size", 32768), fields.size("pad_vocab_size_multiple", 1, 1, 1 << 24));
   config.n_groups = fields.size("n_groups", 8);
   config.tie_word_embeddings = fields.flag("tie_embeddings", false);

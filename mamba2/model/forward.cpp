@@ -143,6 +143,8 @@ void forward_layer(std::int64_t index, const LayerWeights& w, const Mamba2Config
 }  // namespace
 
 void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache) const {
+  require(cache.layers() == config_.num_hidden_layers, "the cache was made for {} layers, the model has {}",
+          cache.layers(), config_.num_hidden_layers);
   std::set<std::int64_t> slots;
   for (const SequenceInput& sequence : sequences) {
     require(0 <= sequence.slot && sequence.slot < cache.slots(), "slot {} is outside the cache's {}", sequence.slot,
@@ -190,6 +192,8 @@ void ForwardPass::make_room(std::int64_t tokens) {
 }
 
 std::vector<std::vector<ForwardPass::Segment>> ForwardPass::split(std::span<const SequenceInput> sequences) const {
+  // Dynamic RoPE turns all tokens of a call by the length that the sequence reaches with them: none may be cut.
+  const bool whole = config_.has_attention() && config_.rope.scaling == RopeScaling::dynamic;
   std::vector<std::vector<Segment>> pieces;
   std::int64_t room = 0, row = 0;
   for (std::size_t s = 0; s < sequences.size(); ++s) {
@@ -199,11 +203,11 @@ std::vector<std::vector<ForwardPass::Segment>> ForwardPass::split(std::span<cons
         pieces.emplace_back();
         room = piece_tokens;
       }
-      const std::int64_t count = std::min(room, tokens - begin);
+      const std::int64_t count = whole ? tokens : std::min(room, tokens - begin);
       pieces.back().push_back({s, begin, count, row});
       begin += count;
       row += count;
-      room -= count;
+      room -= std::min(room, count);
     }
   }
   return pieces;
@@ -269,6 +273,7 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
     slots.push_back(static_cast<std::int32_t>(slot));
     made.batch.longest = std::max(made.batch.longest, segment.count);
   }
+  make_room(start.back());
   made.sequence_start = upload_integers(backend_, start);
   made.slots = upload_integers(backend_, slots);
   made.positions = upload_integers(backend_, positions);
@@ -312,7 +317,6 @@ ForwardOutput ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2C
     longest = std::max(longest, cache.length(sequence.slot) + count);
   }
   cache.reserve(longest);
-  make_room(std::min(tokens, piece_tokens));
 
   ForwardOutput output;
   const DType dtype = backend_.activation_dtype();

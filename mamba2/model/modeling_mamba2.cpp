@@ -38,6 +38,11 @@ DType parse_state_dtype(const std::string& text) {
   return *dtype;
 }
 
+/// The file to name where a head is missing.
+std::string_view file_of(const TensorSource& source) {
+  return CanonicalTensors(source).file();
+}
+
 GatedNorm parse_gated_norm(const std::string& text, GatedNorm from_config) {
   if (text == "auto") return from_config;
   require(text == "grouped" || text == "ungrouped", "gated norm is '{}', expected auto, grouped or ungrouped",
@@ -48,6 +53,13 @@ GatedNorm parse_gated_norm(const std::string& text, GatedNorm from_config) {
 }  // namespace
 
 Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, const LoadOptions& options)
+    : Mamba2Model(
+          std::move(config), std::move(source),
+          make_backend({.device = options.device, .threads = options.threads, .deterministic = options.deterministic}),
+          options) {}
+
+Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, std::unique_ptr<Backend> backend,
+                         const LoadOptions& options)
     : parts_(std::make_unique<Parts>()) {
   Parts& p = *parts_;
   const std::optional<DType> dtype = parse_weight_dtype(options.dtype);
@@ -57,7 +69,7 @@ Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> sour
   p.source = std::move(source);
   const CanonicalTensors tensors(*p.source);
   adjust_to_tensors(p.config, tensors);
-  p.backend = make_backend({.device = options.device, .threads = options.threads, .deterministic = options.deterministic});
+  p.backend = std::move(backend);
   p.weights = load_weights(p.config, tensors, *p.backend, dtype);
   p.pass.emplace(p.config, p.weights, *p.backend);
 }
@@ -105,7 +117,7 @@ Mamba2ForCausalLM Mamba2ForCausalLM::from_pretrained(const std::string& path, co
 Mamba2ForCausalLM::Mamba2ForCausalLM(Mamba2Model model) : model_(std::move(model)) {
   require(model_.weights().lm_head != nullptr || config().tie_word_embeddings,
           "{}: tensor 'lm_head.weight' is missing, and the config says that the head is not tied to the embeddings",
-          model_.path());
+          file_of(model_.source()));
 }
 
 ForwardOutput Mamba2ForCausalLM::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
@@ -126,7 +138,7 @@ Mamba2ForSequenceClassification::Mamba2ForSequenceClassification(Mamba2Model mod
   require(model_.weights().classifier.out_proj != nullptr,
           "{}: has no classification head: found none of 'classification_head.out_proj.weight', 'score.weight', "
           "'classifier.weight'",
-          model_.path());
+          file_of(model_.source()));
 }
 
 ClassificationOutput Mamba2ForSequenceClassification::forward(std::span<const std::vector<std::int32_t>> sequences) {

@@ -57,6 +57,9 @@ class Mamba2Model {
   static Mamba2Model from_pretrained(const std::string& path, const LoadOptions& options = {});
   /// From parts already opened; the source stays with the model, which may use the mapped file in place.
   Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, const LoadOptions& options);
+  /// On a backend already opened; options.device and options.threads have no effect.
+  Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, std::unique_ptr<Backend> backend,
+              const LoadOptions& options);
 
   Mamba2Model(Mamba2Model&&) noexcept;
   Mamba2Model& operator=(Mamba2Model&&) noexcept;
@@ -73,8 +76,10 @@ class Mamba2Model {
 
   /// Feeds each sequence's tokens after what its slot holds; cache is advanced.  Sequences may have any lengths, 0
   /// included, so prefill, chunked prefill, decode and mixtures are one call.  No two sequences may share a slot.
-  /// logits are left empty by the backbone.  Work space does not grow with the number of tokens beyond a fixed piece.
-  /// Throws Error for a token id outside the vocabulary, a slot outside the cache.
+  /// logits are left empty by the backbone.  Work space does not grow with the number of tokens beyond a fixed piece,
+  /// but with the longest sequence where the attention has dynamic RoPE: it turns the tokens of a call together, which
+  /// is why feeding them in parts then gives, as in transformers, something else.  Throws Error for a token id outside
+  /// the vocabulary, a slot outside the cache.
   ForwardOutput forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                         const ForwardOptions& options = {});
 

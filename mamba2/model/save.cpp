@@ -77,7 +77,8 @@ Json common_json(const Mamba2Config& c, const std::string& dtype_name) {
   json["hidden_act"] = c.hidden_act_name;
   json["layer_norm_epsilon"] = c.layer_norm_epsilon;
   json["residual_in_fp32"] = c.residual_in_fp32;
-  json["time_step_limit"] = time_step_limit_json(c.time_step_limit);
+  // no limit is the default, and leaving it out spares older readers a number that JSON has no word for
+  if (c.time_step_limit != TimeStepLimit{}) json["time_step_limit"] = time_step_limit_json(c.time_step_limit);
   // transformers divides out_proj once more when it loads a config that says true
   json["rescale_prenorm_residual"] = false;
   json["use_cache"] = true;
@@ -132,6 +133,8 @@ Json state_spaces_json(const Mamba2Config& c) {
   require(!c.use_mlp_bias && c.rope.scaling == RopeScaling::none && !is_classifier(c),
           "an MLP bias, RoPE scaling or a classification head can't be saved together with what only mamba_ssm's "
           "config can say");
+  require(c.gated_norm == GatedNorm::grouped || c.n_groups == 1,
+          "an ungrouped norm can't be saved together with what only mamba_ssm's config can say");
   Json ssm = {{"layer", "Mamba2"},
               {"d_state", c.state_size},
               {"d_conv", c.conv_kernel},
@@ -217,8 +220,7 @@ Json config_to_json(const Mamba2Config& config, Dialect dialect, const std::stri
 }
 
 void save_checkpoint(const Mamba2Config& config, const TensorSource& source, const std::string& folder,
-                     std::optional<DType> dtype,
-                     const std::function<void(std::uint64_t, std::uint64_t)>& on_progress) {
+                     std::optional<DType> dtype, const std::function<void(std::uint64_t, std::uint64_t)>& on_progress) {
   const CanonicalTensors tensors(source);
   const Dialect dialect = dialect_to_save(config);
   const std::vector<SavedTensor> saved = tensors_to_save(config, tensors, dialect, dtype);
@@ -234,13 +236,14 @@ void save_checkpoint(const Mamba2Config& config, const TensorSource& source, con
   make_directories(folder);
   std::uint64_t total = 0, done = 0;
   for (const TensorSpec& spec : specs) total += spec.bytes();
+  AtomicFile file(join_path(folder, "config.json"));
+  file.write(json.dump(2) + "\n");
+  file.sync();
   save_safetensors(folder, specs, [&](const TensorSpec& spec) {
     if (on_progress) on_progress(done, total);
     done += spec.bytes();
     return tensors.read(canonical_of.at(spec.name));
   });
-  AtomicFile file(join_path(folder, "config.json"));
-  file.write(json.dump(2) + "\n");
   file.commit();
 }
 

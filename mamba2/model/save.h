@@ -18,7 +18,8 @@ Dialect dialect_to_save(const Mamba2Config& config);
 Json config_to_json(const Mamba2Config& config, Dialect dialect, const std::string& dtype_name);
 
 /// Writes config.json and safetensors (sharded past 5 GB) to a folder; what was there before stays until all is on
-/// disk.  dtype: what every tensor is written as; absent: each tensor's own.  on_progress gets bytes written and in total.
+/// disk.  dtype: what every tensor is written as; absent: each tensor's own.  on_progress gets bytes written and in
+/// total.
 void save_checkpoint(const Mamba2Config& config, const TensorSource& source, const std::string& folder,
                      std::optional<DType> dtype,
                      const std::function<void(std::uint64_t, std::uint64_t)>& on_progress = {});

@@ -68,7 +68,7 @@ struct ModelWeights {
   const PreparedWeight* head() const { return lm_head ? lm_head.get() : embeddings.get(); }
 };
 
-/// One row of the table of tensors, which drives load, save and count.
+/// One row of the table of tensors, which drives load and save.
 struct TensorSlot {
   std::string name;          ///< canonical, as Hugging Face saves it
   Shape shape;               ///< as stored

@@ -32,6 +32,12 @@ class Checker {
     dtype(operand, tensor, backend_.activation_dtype());
   }
 
+  /// A tensor of given shape in the dtype that dt, decay and losses are computed in: f32, or f64 among f64 activations.
+  void precise(std::string_view operand, const Tensor& tensor, const Shape& expected) const {
+    shape(operand, tensor, expected);
+    dtype(operand, tensor, backend_.activation_dtype() == DType::f64 ? DType::f64 : DType::f32);
+  }
+
   /// A tensor of given shape and the activations' dtype.
   void activation(std::string_view operand, const Tensor& tensor, const Shape& expected) const {
     shape(operand, tensor, expected);
@@ -134,9 +140,8 @@ void check(const TimeStep& op, const Backend& backend) {
   const Checker c("TimeStep", backend);
   c.rank("dt_raw", op.dt_raw, 2);
   c.activation("dt_raw", op.dt_raw);
-  c.shape("dt_bias", op.dt_bias, Shape{op.dt_raw.size(1)});
-  c.shape("out", op.out, op.dt_raw.shape);
-  c.dtype("dt_bias", op.dt_bias, op.out.dtype);
+  c.precise("dt_bias", op.dt_bias, Shape{op.dt_raw.size(1)});
+  c.precise("out", op.out, op.dt_raw.shape);
 }
 
 void check(const SsdScan& op, const Backend& backend) {
@@ -151,9 +156,9 @@ void check(const SsdScan& op, const Backend& backend) {
          num_heads);
   c.activation("B", op.B, Shape{tokens, n_groups, state_size});
   c.activation("C", op.C, Shape{tokens, n_groups, state_size});
-  c.shape("dt", op.dt, Shape{tokens, num_heads});
-  c.shape("A_log", op.A_log, Shape{num_heads});
-  c.shape("D", op.D, op.D.rank() == 2 ? Shape{num_heads, head_dim} : Shape{num_heads});
+  c.precise("dt", op.dt, Shape{tokens, num_heads});
+  c.precise("A_log", op.A_log, Shape{num_heads});
+  c.precise("D", op.D, op.D.rank() == 2 ? Shape{num_heads, head_dim} : Shape{num_heads});
   c.rank("ssm_state", op.ssm_state, 4);
   c.shape("ssm_state", op.ssm_state, Shape{op.ssm_state.size(0), num_heads, head_dim, state_size});
   c.activation("out", op.out, op.x.shape);
@@ -191,13 +196,20 @@ void check(const Mixer& op, const Backend& backend) {
   c.that(mlp >= 0, "out is {}, expected {} columns or more", to_string(op.out.shape), intermediate_size);
   c.activation("projected", op.projected, Shape{tokens, 2 * mlp + intermediate_size + conv_dim + num_heads});
   c.rank("conv_weight", op.conv_weight, 2);
+  c.that(op.conv_weight.size(1) >= 1, "conv_kernel is {}, expected 1 or more", op.conv_weight.size(1));
   c.activation("conv_weight", op.conv_weight, Shape{conv_dim, op.conv_weight.size(1)});
+  if (!op.conv_bias.empty()) c.activation("conv_bias", op.conv_bias, Shape{conv_dim});
   c.activation("conv_state", op.conv_state, Shape{slots, conv_dim, op.conv_weight.size(1) - 1});
-  c.shape("dt_bias", op.dt_bias, Shape{num_heads});
-  c.shape("A_log", op.A_log, Shape{num_heads});
-  if (!op.norm_weight.empty()) c.activation("norm_weight", op.norm_weight, Shape{intermediate_size});
+  c.precise("dt_bias", op.dt_bias, Shape{num_heads});
+  c.precise("A_log", op.A_log, Shape{num_heads});
+  c.precise("D", op.D, op.D.rank() == 2 ? Shape{num_heads, op.ssm_state.size(2)} : Shape{num_heads});
+  if (!op.norm_weight.empty()) {
+    c.activation("norm_weight", op.norm_weight, Shape{intermediate_size});
+    c.that(op.norm_group_size > 0 && intermediate_size % op.norm_group_size == 0,
+           "norm_group_size is {}, expected a divisor of {}", op.norm_group_size, intermediate_size);
+  }
   c.activation("xBC", op.xBC, Shape{tokens, conv_dim});
-  c.shape("dt", op.dt, Shape{tokens, num_heads});
+  c.precise("dt", op.dt, Shape{tokens, num_heads});
   c.activation("y", op.y, Shape{tokens, intermediate_size});
   c.activation("out", op.out, Shape{tokens, mlp + intermediate_size});
 }
@@ -234,10 +246,10 @@ void check(const Attention& op, const Backend& backend) {
 void check(const GatherRows& op, const Backend& backend) {
   const Checker c("GatherRows", backend);
   c.rank("x", op.x, 2);
+  c.activation("x", op.x);
   c.rank("rows", op.rows, 1);
   c.dtype("rows", op.rows, DType::i32);
-  c.shape("out", op.out, Shape{op.rows.size(0), op.x.size(1)});
-  c.dtype("out", op.out, op.x.dtype);
+  c.activation("out", op.out, Shape{op.rows.size(0), op.x.size(1)});
 }
 
 void check(const CrossEntropy& op, const Backend& backend) {
@@ -246,7 +258,7 @@ void check(const CrossEntropy& op, const Backend& backend) {
   c.activation("logits", op.logits);
   c.shape("labels", op.labels, Shape{op.logits.size(0)});
   c.dtype("labels", op.labels, DType::i32);
-  c.shape("out", op.out, Shape{op.logits.size(0)});
+  c.precise("out", op.out, Shape{op.logits.size(0)});
 }
 
 }  // namespace mamba2

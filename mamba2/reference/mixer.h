@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+
 #include "mamba2/reference/elements.h"
 
 /// What a Mamba-2 mixer does over time, one token after the other.
@@ -33,7 +35,7 @@ void time_step(const TimeStep& op) {
   for (std::int64_t t = 0; t < op.dt_raw.size(0); ++t)
     for (std::int64_t h = 0; h < op.dt_raw.size(1); ++h) {
       const T x = row<T>(op.dt_raw, t)[h] + op.dt_bias.as<T>()[h];
-      const T softplus = x > T(20) ? x : std::log1p(std::exp(x));  // beyond 20 they differ by less than an ulp of f32
+      const T softplus = std::max(x, T(0)) + std::log1p(std::exp(-std::abs(x)));  // ln(1 + e^x) without overflow
       const T low = static_cast<T>(op.limit.min), high = static_cast<T>(op.limit.max);
       row<T>(op.out, t)[h] = std::min(std::max(softplus, low), high);
     }

@@ -53,23 +53,34 @@ MAMBA2_INLINE void dot_tile(const float* x, std::int64_t x_stride, const Weight*
   }
 }
 
-/// All rows of x against N rows of w.
-template <class Weight, int N>
-MAMBA2_INLINE void dot_rows(const float* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
-                            std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride) {
+/// All rows of x against tile_columns rows of w.
+template <class Weight>
+__attribute__((noinline)) void dot_rows(const float* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
+                                        std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride) {
   std::int64_t m = 0;
   for (; m + tile_rows <= rows; m += tile_rows)
-    dot_tile<Weight, tile_rows, N>(x + m * x_stride, x_stride, w, w_stride, k, sums + m * sums_stride, sums_stride);
+    dot_tile<Weight, tile_rows, tile_columns>(x + m * x_stride, x_stride, w, w_stride, k, sums + m * sums_stride,
+                                              sums_stride);
   const float* const rest = x + m * x_stride;
   float* const to = sums + m * sums_stride;
   switch (rows - m) {
-    case 5: dot_tile<Weight, 5, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 4: dot_tile<Weight, 4, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 3: dot_tile<Weight, 3, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 2: dot_tile<Weight, 2, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 1: dot_tile<Weight, 1, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+#if defined(__AVX512F__)
+    case 5: dot_tile<Weight, 5, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+    case 4: dot_tile<Weight, 4, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+    case 3: dot_tile<Weight, 3, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+#endif
+    case 2: dot_tile<Weight, 2, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+    case 1: dot_tile<Weight, 1, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
     default: break;
   }
+}
+
+/// All rows of x against one row of w, for the columns that no whole tile covers.
+template <class Weight>
+__attribute__((noinline)) void dot_row(const float* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
+                                       std::int64_t k, float* sums, std::int64_t sums_stride) {
+  for (std::int64_t m = 0; m < rows; ++m)
+    dot_tile<Weight, 1, 1>(x + m * x_stride, 0, w, 0, k, sums + m * sums_stride, 0);
 }
 
 }  // namespace

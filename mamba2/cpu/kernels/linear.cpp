@@ -29,20 +29,30 @@ void widen(const void* from, float* to, std::int64_t count) {
   if (i < count) store_some(to + i, load_wide_some(w + i, count - i), count - i);
 }
 
-template <class Weight, int N>
-MAMBA2_INLINE void few_rows(const LinearTask& t, std::int64_t n, float* sums, std::int64_t sums_stride) {
+/// Columns [n, n + tile_columns) or, at the end, column n.
+template <class Weight>
+void few_rows(const LinearTask& t, std::int64_t n, float* sums, std::int64_t sums_stride) {
   const auto* w = static_cast<const Weight*>(t.w) + n * t.w_stride;
   const std::int64_t block = block_length(t.k);
-  for (std::int64_t k = 0; k < t.k; k += block)
-    dot_rows<Weight, N>(t.x + k, t.x_stride, t.m, w + k, t.w_stride, smaller(block, t.k - k), sums + n, sums_stride);
+  for (std::int64_t k = 0; k < t.k; k += block) {
+    const std::int64_t length = smaller(block, t.k - k);
+    if (n + tile_columns <= t.n)
+      dot_rows<Weight>(t.x + k, t.x_stride, t.m, w + k, t.w_stride, length, sums + n, sums_stride);
+    else
+      dot_row<Weight>(t.x + k, t.x_stride, t.m, w + k, length, sums + n, sums_stride);
+  }
 }
 
-template <class Weight, int N>
-MAMBA2_INLINE void many_rows(const LinearTask& t, std::int64_t n, std::int64_t k, std::int64_t length, float* sums,
-                             std::int64_t sums_stride, float* widened) {
+template <class Weight>
+void many_rows(const LinearTask& t, std::int64_t n, std::int64_t k, std::int64_t length, float* sums,
+               std::int64_t sums_stride, float* widened) {
   const auto* w = static_cast<const Weight*>(t.w) + n * t.w_stride + k;
-  for (std::int64_t i = 0; i < N; ++i) widen<Weight>(w + i * t.w_stride, widened + i * length, length);
-  dot_rows<float, N>(t.x + k, t.x_stride, t.m, widened, length, length, sums + n, sums_stride);
+  const std::int64_t columns = n + tile_columns <= t.n ? tile_columns : 1;
+  for (std::int64_t i = 0; i < columns; ++i) widen<Weight>(w + i * t.w_stride, widened + i * length, length);
+  if (columns == tile_columns)
+    dot_rows<float>(t.x + k, t.x_stride, t.m, widened, length, length, sums + n, sums_stride);
+  else
+    dot_row<float>(t.x + k, t.x_stride, t.m, widened, length, sums + n, sums_stride);
 }
 
 void finish(const LinearTask& t, const float* sums, std::int64_t sums_stride) {
@@ -57,11 +67,13 @@ void finish(const LinearTask& t, const float* sums, std::int64_t sums_stride) {
     };
     std::int64_t n = 0;
     for (; n + lanes <= t.n; n += lanes)
-      store(to + n,
-            finished(load(from + n), [](const float* p) __attribute__((always_inline)) { return load(p); }, n));
+      store(to + n, finished(
+                        load(from + n), [](const float* p) __attribute__((always_inline)) { return load(p); }, n));
     const std::int64_t rest = t.n - n;
     if (rest > 0) {
-      auto some = [rest](const float* p) __attribute__((always_inline)) { return load_some(p, rest); };
+      auto some = [rest](const float* p) __attribute__((always_inline)) {
+        return load_some(p, rest);
+      };
       store_some(to + n, finished(some(from + n), some, n), rest);
     }
   }
@@ -75,15 +87,13 @@ void linear(const LinearTask& t) {
   for (std::int64_t i = 0; i < t.m * sums_stride; ++i) sums[i] = 0.0F;
   const std::int64_t whole = t.n / tile_columns * tile_columns;
   if (t.m < widen_from_rows) {
-    for (std::int64_t n = 0; n < whole; n += tile_columns) few_rows<Weight, tile_columns>(t, n, sums, sums_stride);
-    for (std::int64_t n = whole; n < t.n; ++n) few_rows<Weight, 1>(t, n, sums, sums_stride);
+    for (std::int64_t n = 0; n < t.n; n += n < whole ? tile_columns : 1) few_rows<Weight>(t, n, sums, sums_stride);
   } else {
     const std::int64_t block = block_length(t.k);
     for (std::int64_t k = 0; k < t.k; k += block) {
       const std::int64_t length = smaller(block, t.k - k);
-      for (std::int64_t n = 0; n < whole; n += tile_columns)
-        many_rows<Weight, tile_columns>(t, n, k, length, sums, sums_stride, widened);
-      for (std::int64_t n = whole; n < t.n; ++n) many_rows<Weight, 1>(t, n, k, length, sums, sums_stride, widened);
+      for (std::int64_t n = 0; n < t.n; n += n < whole ? tile_columns : 1)
+        many_rows<Weight>(t, n, k, length, sums, sums_stride, widened);
     }
   }
   finish(t, sums, sums_stride);

@@ -228,10 +228,9 @@ void ssd_scores(const ScoresTask& t) {
     float* const to = t.scores + i * t.scores_stride;
     std::int64_t j = 0;
     for (; j < i + rows && j + tile_columns <= t.tokens; j += tile_columns)
-      dot_rows<float, tile_columns>(C, t.C_stride, rows, t.B + j * t.B_stride, t.B_stride, t.state_size, to + j,
-                                    t.scores_stride);
+      dot_rows<float>(C, t.C_stride, rows, t.B + j * t.B_stride, t.B_stride, t.state_size, to + j, t.scores_stride);
     for (; j < i + rows; ++j)
-      dot_rows<float, 1>(C, t.C_stride, rows, t.B + j * t.B_stride, t.B_stride, t.state_size, to + j, t.scores_stride);
+      dot_row<float>(C, t.C_stride, rows, t.B + j * t.B_stride, t.state_size, to + j, t.scores_stride);
   }
 }
 
