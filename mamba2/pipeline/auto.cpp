@@ -1,9 +1,7 @@
 #include "mamba2/pipeline/auto.h"
 
-#include <algorithm>
-#include <iterator>
-
 #include "mamba2/base/file.h"
+#include "mamba2/generate/text_decoder.h"
 #include "mamba2/model/locate.h"
 
 namespace mamba2 {
@@ -19,16 +17,18 @@ GenerationConfig generation_config_of(const Mamba2ForCausalLM& model) {
   return config;
 }
 
+std::string text_of(const Tokenizer& tokenizer, std::span<const std::int32_t> ids) {
+  const auto decoder = text_decoders(tokenizer, SpecialTokens::omit)();
+  std::string text;
+  for (const std::int32_t id : ids) text += decoder->put(id);
+  return text + decoder->finish();
+}
+
 std::string continuation(const Tokenizer& tokenizer, std::span<const std::int32_t> ids, std::size_t prompt_length) {
-  // ids that only pad the model's vocabulary have no text
-  auto text = [&](std::span<const std::int32_t> part) {
-    std::vector<std::int32_t> known;
-    std::copy_if(part.begin(), part.end(), std::back_inserter(known),
-                 [&](std::int32_t id) { return id < tokenizer.vocab_size(); });
-    return tokenizer.decode(known, SpecialTokens::omit);
-  };
-  const std::string whole = text(ids), prompt = text(ids.first(prompt_length));
-  return whole.starts_with(prompt) ? whole.substr(prompt.size()) : text(ids.subspan(prompt_length));
+  const std::string whole = text_of(tokenizer, ids);
+  const std::string prompt = text_of(tokenizer, ids.first(prompt_length));
+  if (whole.starts_with(prompt)) return whole.substr(prompt.size());
+  return text_of(tokenizer, ids.subspan(prompt_length));
 }
 
 }  // namespace mamba2
