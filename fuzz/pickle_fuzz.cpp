@@ -28,7 +28,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (size > 0 && data[0] == 'P')
       check(mamba2::parse_pytorch(file, "input"), size);
     else
-      check(mamba2::parse_state_dict(file, "input", [](std::string_view) { return mamba2::ByteRange{0, storage_bytes}; }),
+      check(mamba2::parse_state_dict(file, "input",
+                                     [](std::string_view) {
+                                       return mamba2::ByteRange{0, storage_bytes};
+                                     }),
             storage_bytes);
   } catch (const mamba2::Error& error) {
     const std::string_view message = error.what();

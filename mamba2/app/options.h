@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "mamba2/base/json.h"
@@ -33,9 +34,11 @@ void add_model_options(CLI::App& command, ModelOptions& options);
 /// The tokenizer that --tokenizer names, else the model's own.
 std::unique_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, const std::string& model_folder);
 
-/// One line of JSON on stdout.
+/// Text on stdout, at once.  Error where it can't be written.
+void print(std::string_view text);
+/// One line of JSON on stdout; numbers that JSON has no word for become null, invalid UTF-8 becomes U+FFFD.
 void print_json(const Json& json);
-/// Standard input to its end.
+/// Standard input to its end; on a terminal without the line's end that sent it.
 std::string read_stdin();
 
 }  // namespace mamba2::app

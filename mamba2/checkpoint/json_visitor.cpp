@@ -7,8 +7,8 @@
 namespace mamba2 {
 namespace {
 
-/// The parser keeps, several times over, what it has read since the last string began or ended; beyond this it would keep
-/// too much.
+/// The parser keeps, several times over, what it has read since the last string began or ended; beyond this it would
+/// keep too much.
 constexpr std::size_t max_gap_bytes = 4U << 20;
 
 void require_short_gaps(std::string_view text, const std::string& source) {

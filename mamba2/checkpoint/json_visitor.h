@@ -6,8 +6,8 @@
 
 namespace mamba2 {
 
-/// Takes a JSON text's parts as they come, so that a header of any size is read without a tree in memory.  Each member's
-/// default fails with "{source}: {expected()}, found KIND".
+/// Takes a JSON text's parts as they come, so that a header of any size is read without a tree in memory.  Each
+/// member's default fails with "{source}: {expected()}, found KIND".
 class JsonVisitor {
  public:
   explicit JsonVisitor(std::string_view source) : source_(source) {}

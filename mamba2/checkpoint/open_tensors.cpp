@@ -45,9 +45,10 @@ std::unique_ptr<TensorSource> open_container(MappedFile file) {
     case Content::index: return nullptr;
     case Content::pickle:
     case Content::tar_of_pickles:
-      fail("{}: is in the format of PyTorch before 1.6, expected a zip archive; convert it with "
-           "python3 -c \"import torch; torch.save(torch.load('{}', map_location='cpu', weights_only=True), 'new.bin')\"",
-           file.path(), file.path());
+      fail(
+          "{}: is in the format of PyTorch before 1.6, expected a zip archive; convert it with "
+          "python3 -c \"import torch; torch.save(torch.load('{}', map_location='cpu', weights_only=True), 'new.bin')\"",
+          file.path(), file.path());
     case Content::gguf: fail("{}: is GGUF, expected safetensors or a PyTorch archive", file.path());
     case Content::lfs_pointer:
       fail("{}: is a Git LFS pointer, expected the weights it stands for; fetch them with git lfs pull", file.path());

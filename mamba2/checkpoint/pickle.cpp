@@ -65,13 +65,28 @@ enum Opcode : std::uint8_t {
 };
 
 /// Opcodes of whole programs rather than of state dicts, for the error message.
-constexpr std::array<std::pair<std::uint8_t, std::string_view>, 22> refused{
-    {{'F', "FLOAT"},           {'I', "INT"},          {'L', "LONG"},         {'P', "PERSID"},
-     {'S', "STRING"},          {'T', "BINSTRING"},    {'U', "SHORT_BINSTRING"}, {'V', "UNICODE"},
-     {'d', "DICT"},            {'g', "GET"},          {'i', "INST"},         {'l', "LIST"},
-     {'o', "OBJ"},             {'p', "PUT"},          {0x81, "NEWOBJ"},      {0x82, "EXT1"},
-     {0x83, "EXT2"},           {0x84, "EXT4"},        {0x8f, "EMPTY_SET"},   {0x90, "ADDITEMS"},
-     {0x91, "FROZENSET"},      {0x92, "NEWOBJ_EX"}}};
+constexpr std::array<std::pair<std::uint8_t, std::string_view>, 22> refused{{{'F', "FLOAT"},
+                                                                             {'I', "INT"},
+                                                                             {'L', "LONG"},
+                                                                             {'P', "PERSID"},
+                                                                             {'S', "STRING"},
+                                                                             {'T', "BINSTRING"},
+                                                                             {'U', "SHORT_BINSTRING"},
+                                                                             {'V', "UNICODE"},
+                                                                             {'d', "DICT"},
+                                                                             {'g', "GET"},
+                                                                             {'i', "INST"},
+                                                                             {'l', "LIST"},
+                                                                             {'o', "OBJ"},
+                                                                             {'p', "PUT"},
+                                                                             {0x81, "NEWOBJ"},
+                                                                             {0x82, "EXT1"},
+                                                                             {0x83, "EXT2"},
+                                                                             {0x84, "EXT4"},
+                                                                             {0x8f, "EMPTY_SET"},
+                                                                             {0x90, "ADDITEMS"},
+                                                                             {0x91, "FROZENSET"},
+                                                                             {0x92, "NEWOBJ_EX"}}};
 
 std::string_view opcode_name(std::uint8_t opcode) {
   for (const auto& [code, name] : refused)

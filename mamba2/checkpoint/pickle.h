@@ -14,8 +14,8 @@ namespace mamba2 {
 struct PickleValue {
   enum class Kind : std::uint8_t { none, boolean, integer, real, text, bytes, tuple, list, dict, global, object };
   Kind kind = Kind::none;
-  std::uint32_t id = 0;      ///< tuple, list, dict: of the container; global, object: the host's
-  std::int64_t integer = 0;  ///< also of a boolean; a real's value is not kept
+  std::uint32_t id = 0;        ///< tuple, list, dict: of the container; global, object: the host's
+  std::int64_t integer = 0;    ///< also of a boolean; a real's value is not kept
   std::string_view text = {};  ///< a view of the pickle
 };
 
@@ -35,10 +35,10 @@ class PickleHost {
   virtual PickleValue persistent(const Pickle& pickle, const PickleValue& id) = 0;
 };
 
-/// Reads a pickle of protocol 2 to 5 as data (Python's Lib/pickletools.py describes the opcodes): numbers, text, tuples,
-/// lists, dicts, and what the host makes of the rest.  Without recursion, and within 40 MiB whatever the pickle holds.
-/// Throws Error that starts with source and names the byte for malformed pickles and for opcodes that state dicts don't
-/// need.
+/// Reads a pickle of protocol 2 to 5 as data (Python's Lib/pickletools.py describes the opcodes): numbers, text,
+/// tuples, lists, dicts, and what the host makes of the rest.  Without recursion, and within 40 MiB whatever the pickle
+/// holds. Throws Error that starts with source and names the byte for malformed pickles and for opcodes that state
+/// dicts don't need.
 class Pickle {
  public:
   /// `bytes` must outlive the Pickle.

@@ -21,7 +21,14 @@ constexpr std::size_t max_storages = 1U << 17;
 /// torch.save numbers its storages.
 constexpr std::size_t max_key_bytes = 64;
 
-enum class Role : std::uint8_t { ordered_dict, rebuild_tensor_v2, rebuild_tensor_v3, rebuild_parameter, storage, dtype };
+enum class Role : std::uint8_t {
+  ordered_dict,
+  rebuild_tensor_v2,
+  rebuild_tensor_v3,
+  rebuild_parameter,
+  storage,
+  dtype
+};
 
 struct Global {
   std::string_view module, name;
@@ -101,8 +108,10 @@ class TorchHost : public PickleHost {
         return rebuild(pickle, arguments, globals[type.id].type);
       }
       case Role::rebuild_parameter:
-        require(arguments.size() == 3 && is_tensor(arguments[0]), "_rebuild_parameter has {} arguments, expected a tensor "
-                "and two more", arguments.size());
+        require(arguments.size() == 3 && is_tensor(arguments[0]),
+                "_rebuild_parameter has {} arguments, expected a tensor "
+                "and two more",
+                arguments.size());
         return arguments[0];
       default: fail("{}.{} is called", globals[function].module, globals[function].name);
     }
@@ -252,9 +261,10 @@ void require_few_copies(const std::vector<TorchTensor>& tensors, std::size_t fil
   for (const TorchTensor& tensor : tensors) {
     if (is_contiguous_view(tensor) && tensor.begin % element_size(tensor.dtype) == 0) continue;
     const auto elements = static_cast<std::size_t>(tensor.shape.elements());
-    require(elements <= left / element_size(tensor.dtype),
-            "{}: tensor '{}' of shape {} repeats elements of its storage; expected no more copies than the file's {} bytes",
-            source, printable(tensor.name), to_string(tensor.shape), file_bytes);
+    require(
+        elements <= left / element_size(tensor.dtype),
+        "{}: tensor '{}' of shape {} repeats elements of its storage; expected no more copies than the file's {} bytes",
+        source, printable(tensor.name), to_string(tensor.shape), file_bytes);
     left -= elements * element_size(tensor.dtype);
   }
 }

@@ -32,14 +32,15 @@ struct ByteRange {
 /// Where the storage of that key lies; throws Error where there is none.
 using StorageLookup = std::function<ByteRange(std::string_view key)>;
 
-/// Reads the pickle of a state dict, {name: tensor, ...}, or of a dict that holds one as 'state_dict', 'model_state_dict',
-/// 'model' or 'module'.  The pickle is data: the only globals are torch._utils._rebuild_tensor_v2 and _v3,
-/// _rebuild_parameter, collections.OrderedDict, torch's storages and dtypes.  Throws Error that starts with source.
+/// Reads the pickle of a state dict, {name: tensor, ...}, or of a dict that holds one as 'state_dict',
+/// 'model_state_dict', 'model' or 'module'.  The pickle is data: the only globals are torch._utils._rebuild_tensor_v2
+/// and _v3, _rebuild_parameter, collections.OrderedDict, torch's storages and dtypes.  Throws Error that starts with
+/// source.
 std::vector<TorchTensor> parse_state_dict(std::span<const std::byte> pickle, std::string_view source,
                                           const StorageLookup& storage);
 
-/// Reads the directory and the pickle of a file that torch.save wrote (version 1.6 and later).  Throws Error that starts
-/// with source.
+/// Reads the directory and the pickle of a file that torch.save wrote (version 1.6 and later).  Throws Error that
+/// starts with source.
 std::vector<TorchTensor> parse_pytorch(std::span<const std::byte> file, std::string_view source);
 
 /// One torch.save file, mapped.

@@ -37,17 +37,19 @@ class HeaderReader : public JsonVisitor {
   void unsigned_integer(std::uint64_t value) override {
     if (place_ != Place::array) unexpected("a number");
     const std::size_t most = field_ == Field::shape ? Shape::max_rank : 2;
-    require(count_ < most, "{}: tensor '{}': field '{}' has more than {} numbers", source(), name(), field_name(), most);
-    require(value <= std::numeric_limits<std::int64_t>::max(), "{}: tensor '{}': field '{}' holds {}, expected at most {}",
-            source(), name(), field_name(), value, std::numeric_limits<std::int64_t>::max());
+    require(count_ < most, "{}: tensor '{}': field '{}' has more than {} numbers", source(), name(), field_name(),
+            most);
+    require(value <= std::numeric_limits<std::int64_t>::max(),
+            "{}: tensor '{}': field '{}' holds {}, expected at most {}", source(), name(), field_name(), value,
+            std::numeric_limits<std::int64_t>::max());
     numbers_[count_++] = static_cast<std::int64_t>(value);
   }
 
   void string(std::string_view value) override {
     if (place_ == Place::metadata) return;
     if (place_ != Place::tensor || field_ != Field::dtype) unexpected("a string");
-    const auto* const found = std::find_if(dtype_names.begin(), dtype_names.end(),
-                                           [&](const auto& known) { return known.second == value; });
+    const auto* const found =
+        std::find_if(dtype_names.begin(), dtype_names.end(), [&](const auto& known) { return known.second == value; });
     require(found != dtype_names.end(),
             "{}: tensor '{}' has dtype '{}', expected F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL", source(),
             name(), printable(value));
@@ -191,7 +193,8 @@ void check_ranges(std::vector<SafetensorsEntry>& entries, std::size_t data_bytes
     const auto bytes = static_cast<std::size_t>(entry.shape.elements()) * element_size(entry.dtype);
     require(entry.begin <= entry.end && entry.end - entry.begin == bytes,
             "{}: tensor '{}': data_offsets [{}, {}] do not fit {} of shape {}, which takes {} bytes", source,
-            printable(entry.name), entry.begin, entry.end, safetensors_name(entry.dtype), to_string(entry.shape), bytes);
+            printable(entry.name), entry.begin, entry.end, safetensors_name(entry.dtype), to_string(entry.shape),
+            bytes);
     require(entry.end <= data_bytes, "{}: tensor '{}' ends at byte {} of the data, the file holds {}; is it cut off?",
             source, printable(entry.name), entry.end, data_bytes);
   }

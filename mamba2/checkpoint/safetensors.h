@@ -25,8 +25,8 @@ struct SafetensorsEntry {
 };
 
 /// Reads the header of a safetensors file (github.com/huggingface/safetensors, README "Format") and checks it against
-/// the format and the file's size: ranges inside the file, as long as the shape says, neither overlapping nor with holes
-/// between them.  Returned in the order of begin.  Throws Error that starts with source.
+/// the format and the file's size: ranges inside the file, as long as the shape says, neither overlapping nor with
+/// holes between them.  Returned in the order of begin.  Throws Error that starts with source.
 std::vector<SafetensorsEntry> parse_safetensors(std::span<const std::byte> file, std::string_view source);
 
 /// One safetensors file, mapped.

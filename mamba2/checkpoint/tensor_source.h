@@ -50,7 +50,8 @@ class TensorSource {
   Tensor read(std::string_view name) const;
 
  protected:
-  /// `tensors` of which those without a file lie in `path`.  Throws Error where a name appears twice or can't be printed.
+  /// `tensors` of which those without a file lie in `path`.  Throws Error where a name appears twice or can't be
+  /// printed.
   TensorSource(std::string path, std::vector<TensorInfo> tensors);
 
   virtual Tensor read_at(std::size_t index) const = 0;

@@ -11,9 +11,9 @@ namespace mamba2 {
 /// memory is used in place where its dtype is the one asked for; f64 becomes f32).  Kernels for the strongest
 /// instruction set of this machine, or for MAMBA2_ISA.
 ///
-/// Results depend on the instruction set but not on the number of threads.  A row of Linear does not depend on the other
-/// rows; a sequence does not depend on its neighbours in the batch.  How a prompt is split changes SsdScan's results by
-/// rounding, since its chunks begin at other tokens.
+/// Results depend on the instruction set but not on the number of threads.  A row of Linear does not depend on the
+/// other rows; a sequence does not depend on its neighbours in the batch.  How a prompt is split changes SsdScan's
+/// results by rounding, since its chunks begin at other tokens.
 ///
 /// threads: 0 for one each processor that the process may use.  Throws Error for a count out of range or a wrong
 /// MAMBA2_ISA.

@@ -101,7 +101,8 @@ struct ScanTask {
   std::int64_t out_stride;
   // The chunked form only:
   std::int64_t chunk;
-  const float* scores;  // (tokens, chunk), chunk a multiple of 16: scores[t, j] = C_t . B_(first of t's chunk + j), for j up to t's own place
+  const float* scores;  // (tokens, chunk), chunk a multiple of 16: scores[t, j] = C_t . B_(first of t's chunk + j), for
+                        // j up to t's own place
   float* scratch;       // scan_scratch(...) floats
 };
 /// The padded width of rows of head_dim or chunk elements.

@@ -70,12 +70,11 @@ ScanTask scan_task(const SsdScan& op, const Stretch& s, std::int64_t head) {
 
 void scan_steps(Context& context, const SsdScan& op, const std::vector<Stretch>& sequences) {
   const std::int64_t heads = op.x.size(1);
-  context.pool.parallel_for(static_cast<std::int64_t>(sequences.size()) * heads, 4,
-                            [&](std::int64_t begin, std::int64_t end, int) {
-                              for (std::int64_t i = begin; i < end; ++i)
-                                context.kernels.ssd_step(
-                                    scan_task(op, sequences[static_cast<std::size_t>(i / heads)], i % heads));
-                            });
+  context.pool.parallel_for(
+      static_cast<std::int64_t>(sequences.size()) * heads, 4, [&](std::int64_t begin, std::int64_t end, int) {
+        for (std::int64_t i = begin; i < end; ++i)
+          context.kernels.ssd_step(scan_task(op, sequences[static_cast<std::size_t>(i / heads)], i % heads));
+      });
 }
 
 /// A chunk of one stretch, and where its scores begin (in rows of chunk_length).
@@ -134,28 +133,27 @@ void causal_conv(Context& context, const CausalConv& op) {
   const std::int64_t conv_dim = op.x.size(1), conv_kernel = op.weight.size(1);
   const std::int64_t blocks = (conv_dim + channels_in_a_block - 1) / channels_in_a_block;
   context.reserve_scratch(conv_scratch(channels_in_a_block, conv_kernel));
-  context.pool.parallel_for(
-      static_cast<std::int64_t>(sequences.size()) * blocks, 1,
-      [&](std::int64_t begin, std::int64_t end, int worker) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          const Stretch& s = sequences[static_cast<std::size_t>(i / blocks)];
-          const std::int64_t c = i % blocks * channels_in_a_block;
-          context.kernels.conv({.x = row(op.x, s.first) + c,
-                                .x_stride = op.x.stride(0),
-                                .tokens = s.count,
-                                .channels = std::min(channels_in_a_block, conv_dim - c),
-                                .conv_kernel = conv_kernel,
-                                .weight = row(op.weight, c),
-                                .weight_stride = op.weight.stride(0),
-                                .bias = op.bias.empty() ? nullptr : op.bias.as<float>() + c,
-                                .act = op.act,
-                                .state = row(op.conv_state, s.slot, c),
-                                .state_stride = op.conv_state.stride(1),
-                                .out = row(op.out, s.first) + c,
-                                .out_stride = op.out.stride(0),
-                                .scratch = context.scratch(worker)});
-        }
-      });
+  context.pool.parallel_for(static_cast<std::int64_t>(sequences.size()) * blocks, 1,
+                            [&](std::int64_t begin, std::int64_t end, int worker) {
+                              for (std::int64_t i = begin; i < end; ++i) {
+                                const Stretch& s = sequences[static_cast<std::size_t>(i / blocks)];
+                                const std::int64_t c = i % blocks * channels_in_a_block;
+                                context.kernels.conv({.x = row(op.x, s.first) + c,
+                                                      .x_stride = op.x.stride(0),
+                                                      .tokens = s.count,
+                                                      .channels = std::min(channels_in_a_block, conv_dim - c),
+                                                      .conv_kernel = conv_kernel,
+                                                      .weight = row(op.weight, c),
+                                                      .weight_stride = op.weight.stride(0),
+                                                      .bias = op.bias.empty() ? nullptr : op.bias.as<float>() + c,
+                                                      .act = op.act,
+                                                      .state = row(op.conv_state, s.slot, c),
+                                                      .state_stride = op.conv_state.stride(1),
+                                                      .out = row(op.out, s.first) + c,
+                                                      .out_stride = op.out.stride(0),
+                                                      .scratch = context.scratch(worker)});
+                              }
+                            });
 }
 
 void time_step(Context& context, const TimeStep& op) {

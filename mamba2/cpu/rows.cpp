@@ -34,36 +34,33 @@ ActivationTask activation_task(const Tensor& value, const Tensor& gate, Activati
 }  // namespace
 
 void rms_norm(Context& context, const RmsNorm& op) {
-  context.pool.parallel_for(op.x.size(0), rows_a_piece(op.x.size(1)),
-                            [&](std::int64_t begin, std::int64_t end, int) {
-                              context.kernels.rms_norm({.x = values(op.x, begin),
-                                                        .x_stride = op.x.stride(0),
-                                                        .rows = end - begin,
-                                                        .width = op.x.size(1),
-                                                        .weight = op.weight.as<float>(),
-                                                        .eps = static_cast<float>(op.eps),
-                                                        .out = op.out.as<float>() + begin * op.out.stride(0),
-                                                        .out_stride = op.out.stride(0)});
-                            });
+  context.pool.parallel_for(op.x.size(0), rows_a_piece(op.x.size(1)), [&](std::int64_t begin, std::int64_t end, int) {
+    context.kernels.rms_norm({.x = values(op.x, begin),
+                              .x_stride = op.x.stride(0),
+                              .rows = end - begin,
+                              .width = op.x.size(1),
+                              .weight = op.weight.as<float>(),
+                              .eps = static_cast<float>(op.eps),
+                              .out = op.out.as<float>() + begin * op.out.stride(0),
+                              .out_stride = op.out.stride(0)});
+  });
 }
 
 void gated_rms_norm(Context& context, const GatedRmsNorm& op) {
-  context.pool.parallel_for(op.y.size(0), rows_a_piece(op.y.size(1)),
-                            [&](std::int64_t begin, std::int64_t end, int) {
-                              context.kernels.gated_rms_norm(
-                                  {.y = values(op.y, begin),
-                                   .z = values(op.z, begin),
-                                   .y_stride = op.y.stride(0),
-                                   .z_stride = op.z.stride(0),
-                                   .rows = end - begin,
-                                   .width = op.y.size(1),
-                                   .weight = op.weight.empty() ? nullptr : op.weight.as<float>(),
-                                   .group_size = op.group_size,
-                                   .eps = static_cast<float>(op.eps),
-                                   .order = op.order,
-                                   .out = op.out.as<float>() + begin * op.out.stride(0),
-                                   .out_stride = op.out.stride(0)});
-                            });
+  context.pool.parallel_for(op.y.size(0), rows_a_piece(op.y.size(1)), [&](std::int64_t begin, std::int64_t end, int) {
+    context.kernels.gated_rms_norm({.y = values(op.y, begin),
+                                    .z = values(op.z, begin),
+                                    .y_stride = op.y.stride(0),
+                                    .z_stride = op.z.stride(0),
+                                    .rows = end - begin,
+                                    .width = op.y.size(1),
+                                    .weight = op.weight.empty() ? nullptr : op.weight.as<float>(),
+                                    .group_size = op.group_size,
+                                    .eps = static_cast<float>(op.eps),
+                                    .order = op.order,
+                                    .out = op.out.as<float>() + begin * op.out.stride(0),
+                                    .out_stride = op.out.stride(0)});
+  });
 }
 
 void gated_activation(Context& context, const GatedActivation& op) {
@@ -74,11 +71,9 @@ void gated_activation(Context& context, const GatedActivation& op) {
 }
 
 void activate(Context& context, const Activate& op) {
-  context.pool.parallel_for(op.x.size(0), rows_a_piece(op.x.size(1)),
-                            [&](std::int64_t begin, std::int64_t end, int) {
-                              context.kernels.activation(
-                                  activation_task(Tensor(), op.x, op.act, op.out, begin, end));
-                            });
+  context.pool.parallel_for(op.x.size(0), rows_a_piece(op.x.size(1)), [&](std::int64_t begin, std::int64_t end, int) {
+    context.kernels.activation(activation_task(Tensor(), op.x, op.act, op.out, begin, end));
+  });
 }
 
 void gather_rows(Context& context, const GatherRows& op) {

@@ -32,6 +32,7 @@ std::vector<float> softmax(std::span<const float> scores) {
 
 void log_softmax(std::span<float> scores) {
   const float highest = largest(scores);
+  if (highest == ruled_out) return;
   double sum = 0;
   for (const float score : scores) sum += std::exp(score - highest);
   const auto log_sum = static_cast<float>(std::log(sum));

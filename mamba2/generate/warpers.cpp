@@ -132,7 +132,7 @@ LogitsProcessor min_p(double p, std::int64_t min_tokens_to_keep) {
 
 LogitsProcessor typical_p(double mass, std::int64_t min_tokens_to_keep) {
   return [mass, min_tokens_to_keep](const History&, std::span<float> scores) {
-    if (all_ruled_out(scores)) return;
+    if (all_ruled_out(scores)) return;  // no entropy to be near to
     const std::vector<float> log_probabilities = log_probabilities_of(scores);
     const auto entropy = static_cast<float>(entropy_of(log_probabilities));
     std::vector<float> nearness(scores.size());

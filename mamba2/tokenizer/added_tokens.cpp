@@ -58,11 +58,11 @@ void AddedTokenMatcher::split(std::string_view text, std::vector<Part>& parts) c
     std::size_t begin = at, end = at + match.size;
     at = end;
     if (token.flags.single_word && !is_single_word(text, begin, end)) continue;
-    if (token.flags.lstrip) begin = space_before(text, begin, std::min(done, begin));
+    if (token.flags.lstrip) begin = std::max(space_before(text, begin, std::min(done, begin)), done);
     if (token.flags.rstrip) end = space_after(text, end);
-    begin = std::max(begin, done);
     if (done < begin) parts.push_back({text.substr(done, begin - done), nullptr});
-    parts.push_back({text.substr(begin, std::max(end, begin) - begin), &token});
+    // Nothing is left of a token whose white space the one before it has taken.
+    if (begin < end) parts.push_back({text.substr(begin, end - begin), &token});
     done = end;
   }
   if (done < text.size()) parts.push_back({text.substr(done), nullptr});

@@ -35,8 +35,8 @@ class AddedTokenMatcher {
     const AddedToken* token;
   };
 
-  /// Cuts valid UTF-8 text up.  Of the tokens that start leftmost the longest counts; one that is found but isn't a word
-  /// by itself though it must be stays text, and what it covers isn't looked at again.
+  /// Cuts valid UTF-8 text up.  Of the tokens that start leftmost the longest counts; one that is found but isn't a
+  /// word by itself though it must be stays text, and what it covers isn't looked at again.
   void split(std::string_view text, std::vector<Part>& parts) const;
 
  private:

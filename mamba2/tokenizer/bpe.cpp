@@ -71,9 +71,7 @@ bool Bpe::can_cut_at_metaspace() const {
 }
 
 void Bpe::encode(std::string_view word, EncodeWorkspace& space, std::vector<std::int32_t>& out) const {
-  const auto encode_new = [&](std::string_view part, std::vector<std::int32_t>& ids) {
-    encode_part(part, space, ids);
-  };
+  const auto encode_new = [&](std::string_view part, std::vector<std::int32_t>& ids) { encode_part(part, space, ids); };
   if (options_.ignore_merges) {
     if (const std::int32_t id = whole_word(word, space); id >= 0) {
       out.push_back(id);

@@ -7,8 +7,8 @@
 
 namespace mamba2 {
 
-/// GPT-2's way of writing any byte as a printable character (Radford et al. 2019, section 2.2): printable Latin-1 stands
-/// for itself, the others for U+0100 and on, in order.
+/// GPT-2's way of writing any byte as a printable character (Radford et al. 2019, section 2.2): printable Latin-1
+/// stands for itself, the others for U+0100 and on, in order.
 const std::array<std::string, 256>& byte_level_characters();
 
 /// -1 where the character stands for no byte.

@@ -11,8 +11,8 @@
 
 namespace mamba2 {
 
-/// A step of decoding that takes tokens' texts as they come and hands on what is final.  A token's text arrives in parts,
-/// each whole characters, and an end.
+/// A step of decoding that takes tokens' texts as they come and hands on what is final.  A token's text arrives in
+/// parts, each whole characters, and an end.
 class DecodeStage {
  public:
   virtual ~DecodeStage() = default;
@@ -44,6 +44,7 @@ DecodeStep decode_join_with_space();
 /// The last stage: appends to out, which outlives it.
 std::unique_ptr<DecodeStage> make_write_stage(std::string& out);
 /// The stages of all steps, in front of next.
-std::unique_ptr<DecodeStage> make_decode_stages(const std::vector<DecodeStep>& steps, std::unique_ptr<DecodeStage> next);
+std::unique_ptr<DecodeStage> make_decode_stages(const std::vector<DecodeStep>& steps,
+                                                std::unique_ptr<DecodeStage> next);
 
 }  // namespace mamba2

@@ -83,8 +83,7 @@ NormalizerPtr build_normalizer_step(const JsonField& field) {
   if (type == "StripAccents") return make_strip_accents();
   if (type == "ByteLevel") return std::make_unique<ByteLevelNormalizer>();
   if (type == "Prepend") return make_prepend(field.member("prepend").string());
-  if (type == "Strip")
-    return make_strip({field.member("strip_left").boolean(), field.member("strip_right").boolean()});
+  if (type == "Strip") return make_strip({field.member("strip_left").boolean(), field.member("strip_right").boolean()});
   if (type == "Replace") return make_replace(build_pattern(field.member("pattern")), field.member("content").string());
   unsupported(field, type);
 }

@@ -17,7 +17,7 @@ class JsonDetokenizer : public Detokenizer {
 
   void push(std::int32_t id) override {
     const auto text = tokenizer_.text_to_decode(id);
-    if (!text || (special_ == SpecialTokens::omit && tokenizer_.is_special(id))) return;
+    if (!text || (special_ == SpecialTokens::omit && tokenizer_.is_special(*text))) return;
     first_->part(*text);
     first_->end_token();
   }
@@ -50,8 +50,8 @@ JsonTokenizer::JsonTokenizer(TokenizerFile file, std::string_view source) {
   const JsonField pre_tokenizer = root.member("pre_tokenizer");
   tokens_ = std::move(file.tokens);
   const bool wants_bytes = ends_with_byte_level(pre_tokenizer);
-  BuiltModel built = build_model(file, tokens_, root.member("model"),
-                                 wants_bytes ? WordForm::bytes_if_possible : WordForm::text);
+  BuiltModel built =
+      build_model(file, tokens_, root.member("model"), wants_bytes ? WordForm::bytes_if_possible : WordForm::text);
   model_ = std::move(built.model);
   unk_id_ = built.unk_id;
   normalizer_ = build_normalizer(root.member("normalizer"));
@@ -156,9 +156,8 @@ std::optional<std::string_view> JsonTokenizer::text_to_decode(std::int32_t id) c
   return tokens_.text(id);
 }
 
-bool JsonTokenizer::is_special(std::int32_t id) const {
-  const auto text = id_to_token(id);
-  const auto found = text ? added_by_text_.find(*text) : added_by_text_.end();
+bool JsonTokenizer::is_special(std::string_view text) const {
+  const auto found = added_by_text_.find(text);
   return found != added_by_text_.end() && found->second->flags.special;
 }
 

@@ -34,7 +34,8 @@ class JsonTokenizer : public TokenizerBackend {
 
   /// What a decoder is given for an id: nothing where no token has it.
   std::optional<std::string_view> text_to_decode(std::int32_t id) const;
-  bool is_special(std::int32_t id) const;
+  /// Of a text to decode.
+  bool is_special(std::string_view text) const;
 
  private:
   void add_tokens(const JsonField& field);

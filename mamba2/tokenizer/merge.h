@@ -40,8 +40,8 @@ struct MergeWorkspace {
 /// Up to here looking at every pair for every merge beats a heap.
 inline constexpr std::size_t short_word_symbols = 32;
 
-/// Byte pair encoding (Sennrich et al. 2016, section 3.2): merges neighbours, the best pair first, until rule(left, right)
-/// finds none.  Quadratic: for short words.
+/// Byte pair encoding (Sennrich et al. 2016, section 3.2): merges neighbours, the best pair first, until rule(left,
+/// right) finds none.  Quadratic: for short words.
 template <class Rule>
 void merge_by_scanning(std::vector<Symbol>& symbols, MergeWorkspace& space, const Rule& rule) {
   auto& candidates = space.candidates;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "mamba2/base/error.h"
+#include "mamba2/tokenizer/unicode_versions.h"
 #include "mamba2/tokenizer/utf8.h"
 
 namespace mamba2 {
@@ -69,7 +70,8 @@ class StripAccents : public Normalizer {
     out.reserve(text.size());
     for (std::size_t at = 0; at < text.size();) {
       const CodePoint next = decode_valid_utf8(text, at);
-      if (!is_mark(next.value)) out.append(text, at, next.size);
+      const bool strips = is_mark(next.value) && !contains(not_yet_normalized, next.value);
+      if (!strips) out.append(text, at, next.size);
       at += next.size;
     }
     return out;

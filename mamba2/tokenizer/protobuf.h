@@ -21,8 +21,8 @@ struct ProtoField {
   std::int32_t as_int32() const { return static_cast<std::int32_t>(static_cast<std::uint32_t>(value)); }
 };
 
-/// Reads a message field by field.  Throws Error that starts with `what` where a field reaches past the message's end or
-/// has a wire type that is no longer in use.
+/// Reads a message field by field.  Throws Error that starts with `what` where a field reaches past the message's end
+/// or has a wire type that is no longer in use.
 class ProtoReader {
  public:
   ProtoReader(std::string_view message, std::string_view what) : rest_(message), size_(message.size()), what_(what) {}

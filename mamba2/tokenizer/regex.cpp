@@ -42,7 +42,7 @@ std::string message_of(int code) {
 std::optional<std::string_view> class_of_escape(char escape) {
   switch (escape) {
     case 's': return "\\t-\\r\\x{85}\\p{Z}";
-    case 'w': return "\\p{L}\\p{M}\\p{Nd}\\p{Pc}";
+    case 'w': return "\\p{L}\\p{M}\\p{N}\\p{Pc}";
     case 'h': return "0-9a-fA-F";
     default: return std::nullopt;
   }
@@ -98,8 +98,8 @@ Regex::Regex(std::string_view pattern) {
   auto compiled = std::make_unique<Compiled>();
   compiled->pattern = pattern;
   compiled->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                                     PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
-                                     &offset, context.get()));
+                                     PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
+                                     context.get()));
   if (!compiled->code) fail("pattern '{}': {}", printable(pattern), message_of(error));
   compiled->has_jit = pcre2_jit_compile(compiled->code.get(), PCRE2_JIT_COMPLETE) == 0;
   compiled_ = std::move(compiled);
@@ -109,8 +109,7 @@ Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 Regex::~Regex() = default;
 
-void Regex::for_each_match(std::string_view text,
-                           const std::function<void(std::size_t, std::size_t)>& found) const {
+void Regex::for_each_match(std::string_view text, const std::function<void(std::size_t, std::size_t)>& found) const {
   const pcre2_code* code = compiled_->code.get();
   const MatchData data(pcre2_match_data_create(1, nullptr));
   const MatchContext context(pcre2_match_context_create(nullptr));

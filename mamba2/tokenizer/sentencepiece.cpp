@@ -18,7 +18,7 @@ namespace {
 using PieceType = SentencePieceFile::PieceType;
 
 /// How much less likely an unknown character is than the least likely piece.
-constexpr double unknown_penalty = 10;
+constexpr float unknown_penalty = 10;
 
 /// Symbols that merge, and user-defined ones, which don't.
 constexpr std::int32_t free_symbol = 0, frozen_symbol = 1;
@@ -192,8 +192,8 @@ void SentencePieceTokenizer::split_symbols(std::string_view text, std::vector<Sy
     if (user_defined_.starts(text[at])) size = user_defined_.longest_prefix(text.substr(at)).size;
     const bool frozen = size > 0;
     if (!frozen) size = decode_valid_utf8(text, at).size;
-    symbols.push_back({frozen ? frozen_symbol : free_symbol, static_cast<std::uint32_t>(at),
-                       static_cast<std::uint32_t>(size)});
+    symbols.push_back(
+        {frozen ? frozen_symbol : free_symbol, static_cast<std::uint32_t>(at), static_cast<std::uint32_t>(size)});
     at += size;
   }
 }
@@ -243,13 +243,13 @@ void SentencePieceTokenizer::append_joining_unknown(const std::vector<std::int32
 }
 
 void SentencePieceTokenizer::encode_unigram(std::string_view text, std::vector<std::int32_t>& ids) const {
-  const auto score = [&](std::int32_t id, std::size_t bytes) -> double {
+  const auto score = [&](std::int32_t id, std::size_t bytes) -> float {
     // A user-defined piece gets a bonus that makes it always win.
-    if (type(id) == PieceType::user_defined) return static_cast<float>(bytes) * max_score_ - 0.1;
+    if (type(id) == PieceType::user_defined) return static_cast<float>(static_cast<float>(bytes) * max_score_ - 0.1);
     return scores_[static_cast<std::size_t>(id)];
   };
   const auto unused = [&](std::int32_t id) { return type(id) == PieceType::unused; };
-  const double unknown_score = min_score_ - static_cast<float>(unknown_penalty);
+  const float unknown_score = min_score_ - unknown_penalty;
   std::vector<std::int32_t> found;
   for (const Segment& segment : best_segmentation<float>(text, trie_, score, unknown_score, unused))
     append_piece(text.substr(segment.begin, segment.end - segment.begin),

@@ -29,8 +29,9 @@ class Reader {
     return scalar(value);
   }
   bool number_unsigned(std::uint64_t value) {
-    if (part_ == Part::vocab_map) return token_id(static_cast<std::int64_t>(std::min<std::uint64_t>(
-        value, static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))));
+    if (part_ == Part::vocab_map)
+      return token_id(static_cast<std::int64_t>(
+          std::min<std::uint64_t>(value, static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))));
     if (part_ == Part::vocab_list) return score(static_cast<double>(value));
     return scalar(value);
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mamba2/base/error.h"
+#include "mamba2/tokenizer/unicode_versions.h"
 #include "mamba2/tokenizer/utf8.h"
 
 namespace mamba2 {
@@ -52,47 +53,59 @@ void order_marks(std::vector<utf8proc_int32_t>& characters) {
   for (auto at = characters.begin(); at != characters.end();) {
     at = std::find_if(at, characters.end(), [](auto c) { return combining_class(c) != 0; });
     const auto end = std::find_if(at, characters.end(), [](auto c) { return combining_class(c) == 0; });
-    if (end - at > 1)
-      std::stable_sort(at, end, [](auto a, auto b) { return combining_class(a) < combining_class(b); });
+    if (end - at > 1) std::stable_sort(at, end, [](auto a, auto b) { return combining_class(a) < combining_class(b); });
     at = end;
   }
 }
 
-void append_normalized(std::string& out, std::string_view text, utf8proc_option_t options,
-                       std::vector<utf8proc_int32_t>& buffer) {
-  buffer.clear();
-  for (std::size_t at = 0; at < text.size();) {
-    const CodePoint next = decode_valid_utf8(text, at);
-    append_decomposed(buffer, next.value, options);
-    at += next.size;
-  }
+/// Puts decomposed characters into order, composes them where that is asked for, and appends them to out.
+void flush(std::vector<utf8proc_int32_t>& buffer, utf8proc_option_t options, std::string& out) {
   order_marks(buffer);
   auto count = static_cast<utf8proc_ssize_t>(buffer.size());
   if ((options & UTF8PROC_COMPOSE) != 0) count = utf8proc_normalize_utf32(buffer.data(), count, options);
   for (utf8proc_ssize_t i = 0; i < count; ++i)
     append_utf8(out, static_cast<char32_t>(buffer[static_cast<std::size_t>(i)]));
+  buffer.clear();
+}
+
+void append_normalized(std::string& out, std::string_view text, utf8proc_option_t options,
+                       std::vector<utf8proc_int32_t>& buffer) {
+  for (std::size_t at = 0; at < text.size();) {
+    const CodePoint next = decode_valid_utf8(text, at);
+    at += next.size;
+    if (!contains(not_yet_normalized, next.value)) {
+      append_decomposed(buffer, next.value, options);
+      continue;
+    }
+    flush(buffer, options, out);
+    append_utf8(out, next.value);
+  }
+  flush(buffer, options, out);
 }
 
 }  // namespace
 
 bool is_letter(char32_t character) {
   const auto found = category(character);
-  return found >= UTF8PROC_CATEGORY_LU && found <= UTF8PROC_CATEGORY_LO;
+  return (found >= UTF8PROC_CATEGORY_LU && found <= UTF8PROC_CATEGORY_LO) ||
+         (found == UTF8PROC_CATEGORY_CN && contains(newer_letters, character));
 }
 
 bool is_number(char32_t character) {
   const auto found = category(character);
-  return found >= UTF8PROC_CATEGORY_ND && found <= UTF8PROC_CATEGORY_NO;
+  return (found >= UTF8PROC_CATEGORY_ND && found <= UTF8PROC_CATEGORY_NO) ||
+         (found == UTF8PROC_CATEGORY_CN && contains(newer_numbers, character));
 }
 
 bool is_mark(char32_t character) {
   const auto found = category(character);
-  return found >= UTF8PROC_CATEGORY_MN && found <= UTF8PROC_CATEGORY_ME;
+  return (found >= UTF8PROC_CATEGORY_MN && found <= UTF8PROC_CATEGORY_ME) ||
+         (found == UTF8PROC_CATEGORY_CN && contains(newer_marks, character));
 }
 
 bool is_punctuation(char32_t character) {
   const auto found = category(character);
-  if (found >= UTF8PROC_CATEGORY_PC && found <= UTF8PROC_CATEGORY_PO) return true;
+  if (found >= UTF8PROC_CATEGORY_PC && found <= UTF8PROC_CATEGORY_PO) return !contains(not_yet_punctuation, character);
   return character < 0x80 && found >= UTF8PROC_CATEGORY_SM && found <= UTF8PROC_CATEGORY_SO;
 }
 
@@ -105,7 +118,7 @@ bool is_whitespace(char32_t c) {
 bool is_word(char32_t c) {
   const auto found = category(c);
   if (is_letter(c) || is_mark(c) || found == UTF8PROC_CATEGORY_ND || found == UTF8PROC_CATEGORY_NL ||
-      found == UTF8PROC_CATEGORY_PC)
+      found == UTF8PROC_CATEGORY_PC || (found == UTF8PROC_CATEGORY_CN && is_number(c)))
     return true;
   const bool joins = c == 0x200C || c == 0x200D;
   const bool enclosed_letter = (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||

@@ -32,9 +32,8 @@ Unigram::Unigram(const TokenTable& tokens, std::vector<double> scores, std::opti
 }
 
 void Unigram::encode(std::string_view word, EncodeWorkspace& space, std::vector<std::int32_t>& out) const {
-  append_cached(space.cache, word, out, [&](std::string_view part, std::vector<std::int32_t>& ids) {
-    encode_new(part, ids);
-  });
+  append_cached(space.cache, word, out,
+                [&](std::string_view part, std::vector<std::int32_t>& ids) { encode_new(part, ids); });
 }
 
 void Unigram::encode_new(std::string_view word, std::vector<std::int32_t>& out) const {

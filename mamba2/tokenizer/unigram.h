@@ -19,26 +19,26 @@ struct Segment {
   std::int32_t id;
 };
 
-/// The segmentation of valid UTF-8 text into the trie's tokens with the highest sum of scores (Kudo 2018, section 3.1, by
-/// Viterbi's algorithm over byte positions).  score(id, bytes) is a token's, unknown_score that of a character that is
-/// no token; sums are kept as Sum, for SentencePiece and Hugging Face round differently.  skip(id) leaves a token out.
+/// The segmentation of valid UTF-8 text into the trie's tokens with the highest sum of scores (Kudo 2018, section 3.1,
+/// by Viterbi's algorithm over byte positions).  score(id, bytes) is a token's, unknown_score that of a character that
+/// is no token; sums are kept as Sum, for SentencePiece and Hugging Face round differently.  skip(id) leaves a token
+/// out.
 template <class Sum, class Score, class Skip>
 std::vector<Segment> best_segmentation(std::string_view text, const ByteTrie& trie, const Score& score,
-                                       double unknown_score, const Skip& skip) {
+                                       Sum unknown_score, const Skip& skip) {
   struct Best {
     Sum sum = 0;
     std::uint32_t size = 0;  // of the last token; 0: not reached
     std::int32_t id = ByteTrie::none;
   };
   std::vector<Best> best(text.size() + 1);
-  const auto offer = [&](std::size_t begin, std::size_t size, double sum, std::int32_t id) {
+  const auto offer = [&](std::size_t begin, std::size_t size, Sum sum, std::int32_t id) {
     Best& target = best[begin + size];
-    if (target.size == 0 || sum > static_cast<double>(target.sum))
-      target = {static_cast<Sum>(sum), static_cast<std::uint32_t>(size), id};
+    if (target.size == 0 || sum > target.sum) target = {sum, static_cast<std::uint32_t>(size), id};
   };
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t character = decode_valid_utf8(text, at).size;
-    const auto here = static_cast<double>(best[at].sum);
+    const Sum here = best[at].sum;
     bool has_character = false;
     std::int32_t node = ByteTrie::none;
     for (std::size_t end = at; end < text.size();) {

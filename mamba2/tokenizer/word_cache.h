@@ -27,9 +27,7 @@ class WordCache {
   };
 
   /// The word's own place, or the one it would take.
-  Place& place_of(std::string_view word) {
-    return places_[std::hash<std::string_view>{}(word) & (places_.size() - 1)];
-  }
+  Place& place_of(std::string_view word) { return places_[std::hash<std::string_view>{}(word) & (places_.size() - 1)]; }
 
   std::span<const std::int32_t> ids(const Place& place) const { return {ids_.data() + place.begin, place.count}; }
 

@@ -38,7 +38,8 @@ TEST(JsonVisitor, SeesEveryValue) {
 
 TEST(JsonVisitor, RefusesMalformedTextWithTheByte) {
   EXPECT_THAT(test::error_of([] { count(R"({"a": nil})"); }), HasSubstr("x.json: malformed JSON at byte"));
-  for (const char* text : {"", "{", "[1,]", "{\"a\"}", "{} {}", "\"\xff\"", "\"\x01\"", "01", "{\"a\":1,}", "nul", "\"\\u12\""})
+  for (const char* text :
+       {"", "{", "[1,]", "{\"a\"}", "{} {}", "\"\xff\"", "\"\x01\"", "01", "{\"a\":1,}", "nul", "\"\\u12\""})
     EXPECT_THROW(count(text), Error) << text;
 }
 
@@ -51,7 +52,8 @@ TEST(JsonVisitor, TakesAnyDepthWithoutRecursion) {
 TEST(JsonVisitor, RefusesStringsAndStretchesWithoutThemOfMoreThanFourMebibytes) {
   const std::string most((4U << 20) - 16, 'x');
   EXPECT_EQ(count("\"" + most + "\""), 1);
-  EXPECT_THAT(test::error_of([&] { count("[\"" + most + std::string(32, 'x') + "\"]"); }), HasSubstr("more than 4194304"));
+  EXPECT_THAT(test::error_of([&] { count("[\"" + most + std::string(32, 'x') + "\"]"); }),
+              HasSubstr("more than 4194304"));
   EXPECT_THROW(count("[" + std::string(5U << 20, '1') + "]"), Error);
   EXPECT_THROW(count("[" + std::string(5U << 20, ' ') + "]"), Error);
   EXPECT_THROW(count(std::string(5U << 20, '[')), Error);

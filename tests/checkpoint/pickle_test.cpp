@@ -58,18 +58,21 @@ TEST(Pickle, ReadsNumbersOfEveryWidth) {
 }
 
 TEST(Pickle, ReadsNestedContainersInOrder) {
-  read("}(" + op::text("a") + "](K\x01K\x02" + "eX" + le<std::uint32_t>(1) + "b" + "N\x88\x86u", [](const Pickle& pickle) {
-    const auto items = pickle.items(pickle.root());
-    ASSERT_EQ(items.size(), 4U);
-    EXPECT_EQ(items[0].text, "a");
-    EXPECT_EQ(pickle.items(items[1]).size(), 2U);
-    EXPECT_EQ(items[3].kind, Kind::tuple);
-    EXPECT_EQ(pickle.items(items[3])[1].integer, 1);
-  });
+  read("}(" + op::text("a") + "](K\x01K\x02" + "eX" + le<std::uint32_t>(1) + "b" + "N\x88\x86u",
+       [](const Pickle& pickle) {
+         const auto items = pickle.items(pickle.root());
+         ASSERT_EQ(items.size(), 4U);
+         EXPECT_EQ(items[0].text, "a");
+         EXPECT_EQ(pickle.items(items[1]).size(), 2U);
+         EXPECT_EQ(items[3].kind, Kind::tuple);
+         EXPECT_EQ(pickle.items(items[3])[1].integer, 1);
+       });
 }
 
 TEST(Pickle, ReadsProtocolFourWithFramesMemoAndStackGlobals) {
-  const std::string body = "\x8c\x01m\x94\x8c\x01" "f\x94\x93\x94K\x05\x85\x94R\x94h\x01\x86";
+  const std::string body =
+      "\x8c\x01m\x94\x8c\x01"
+      "f\x94\x93\x94K\x05\x85\x94R\x94h\x01\x86";
   Host host;
   const std::string bytes = "\x80\x04\x95" + le<std::uint64_t>(body.size() + 1) + body + ".";
   const Pickle pickle(bytes_of(bytes), "x", host);
@@ -78,23 +81,33 @@ TEST(Pickle, ReadsProtocolFourWithFramesMemoAndStackGlobals) {
 }
 
 TEST(Pickle, GivesBackWhatWasMemoized) {
-  read("]q\x05h\x05K\x01" "a\x86", [](const Pickle& pickle) {
-    const auto items = pickle.items(pickle.root());
-    EXPECT_EQ(items[0].id, items[1].id);
-    EXPECT_EQ(pickle.items(items[0]).size(), 1U);
-  });
+  read(
+      "]q\x05h\x05K\x01"
+      "a\x86",
+      [](const Pickle& pickle) {
+        const auto items = pickle.items(pickle.root());
+        EXPECT_EQ(items[0].id, items[1].id);
+        EXPECT_EQ(pickle.items(items[0]).size(), 1U);
+      });
   EXPECT_THAT(body_error("Nq\x05h\x04"), HasSubstr("nothing was memoized as 4"));
   EXPECT_THAT(body_error("Nj" + le<std::uint32_t>(0xFFFFFFFF)), HasSubstr("nothing was memoized"));
   EXPECT_THAT(body_error("Nr" + le<std::uint32_t>(0xFFFFFFFE)), HasSubstr("memo index 4294967294"));
 }
 
 TEST(Pickle, ContainersThatHoldThemselvesDoNoHarm) {
-  read("]q\x01h\x01h\x01" "aa", [](const Pickle& pickle) { EXPECT_EQ(pickle.items(pickle.root()).size(), 2U); });
+  read(
+      "]q\x01h\x01h\x01"
+      "aa",
+      [](const Pickle& pickle) { EXPECT_EQ(pickle.items(pickle.root()).size(), 2U); });
 }
 
 TEST(Pickle, NamesTheGlobalAndTheOpcodeThatItRefuses) {
-  EXPECT_EQ(body_error(op::global("os", "system") + op::text("true") + "\x85R"), "x: pickle, byte 13: refers to os.system");
-  EXPECT_THAT(body_error("\x8c\x05" "posix\x8c\x06" "system\x93"), HasSubstr("refers to posix.system"));
+  EXPECT_EQ(body_error(op::global("os", "system") + op::text("true") + "\x85R"),
+            "x: pickle, byte 13: refers to os.system");
+  EXPECT_THAT(body_error("\x8c\x05"
+                         "posix\x8c\x06"
+                         "system\x93"),
+              HasSubstr("refers to posix.system"));
   EXPECT_THAT(body_error("(S'true'\nios\nsystem\n"), HasSubstr("opcode 0x53 (STRING) is not allowed"));
   EXPECT_THAT(body_error("(ios\nsystem\n"), HasSubstr("opcode 0x69 (INST)"));
   EXPECT_THAT(body_error(")\x81"), HasSubstr("opcode 0x81 (NEWOBJ)"));
@@ -110,14 +123,17 @@ TEST(Pickle, RefusesCallsAndAttributesOfOtherThings) {
 }
 
 TEST(Pickle, RefusesAStackThatDoesNotFit) {
-  for (const char* body : {"0", "1", "2", "\x85", "N\x86", "t", "e", "u", "a", "Na", "s", "NNs", "}Ns", "}(Nu", "](N(t", "R",
-                           "NR", "b", "Q", "q\x01", "(0", "N(0", "(\x85", "N(\x85", "](Na", "}(NNs", "](", "NN", "", "\x93"})
+  for (const char* body :
+       {"0", "1",  "2", "\x85", "N\x86", "t",  "e",   "u",     "a",      "Na",   "s",     "NNs", "}Ns", "}(Nu", "](N(t",
+        "R", "NR", "b", "Q",    "q\x01", "(0", "N(0", "(\x85", "N(\x85", "](Na", "}(NNs", "](",  "NN",  "",     "\x93"})
     EXPECT_THAT(body_error(body), HasSubstr("x: pickle, byte")) << body;
 }
 
 TEST(Pickle, RefusesStringsLongerThanThePickle) {
-  for (const std::string& body : {"X" + le<std::uint32_t>(0xFFFFFFFF), "\x8d" + le(~std::uint64_t{0}),
-                                  "\x8e" + le(std::uint64_t{1} << 63), std::string("C\x05" "abc")})
+  for (const std::string& body :
+       {"X" + le<std::uint32_t>(0xFFFFFFFF), "\x8d" + le(~std::uint64_t{0}), "\x8e" + le(std::uint64_t{1} << 63),
+        std::string("C\x05"
+                    "abc")})
     EXPECT_THAT(body_error(body), HasSubstr("longer than the pickle")) << body;
   EXPECT_THAT(body_error("\x95" + le(~std::uint64_t{0})), HasSubstr("a frame is longer"));
   EXPECT_THAT(body_error("\x8a\x09" + std::string(9, '\0')), HasSubstr("an integer has 9 bytes"));
@@ -130,7 +146,8 @@ TEST(Pickle, RefusesOtherProtocols) {
 }
 
 TEST(Pickle, EveryTruncationIsRefused) {
-  const std::string bytes = op::proto + op::dict({{"a", op::numbers({1, 2})}, {"b", op::global("m", "f") + "N\x85R"}}) + ".";
+  const std::string bytes =
+      op::proto + op::dict({{"a", op::numbers({1, 2})}, {"b", op::global("m", "f") + "N\x85R"}}) + ".";
   Host host;
   for (std::size_t length = 0; length < bytes.size(); ++length)
     EXPECT_THROW(Pickle(bytes_of(bytes).first(length), "x", host), Error) << length;

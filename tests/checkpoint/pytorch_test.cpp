@@ -80,12 +80,18 @@ TEST_F(PyTorchFileTest, ReadsViewsOfSharedStoragesWithTheirStrides) {
 
 TEST_F(PyTorchFileTest, ReadsEveryStorageType) {
   const std::string eight(8, '\0');
-  for (const auto& [type, dtype] : {std::pair{"DoubleStorage", DType::f64}, {"FloatStorage", DType::f32},
-                                    {"HalfStorage", DType::f16}, {"BFloat16Storage", DType::bf16},
-                                    {"LongStorage", DType::i64}, {"IntStorage", DType::i32},
-                                    {"ShortStorage", DType::i16}, {"CharStorage", DType::i8},
-                                    {"ByteStorage", DType::u8}, {"BoolStorage", DType::boolean}}) {
-    const PyTorchFile file = open(op::dict({{"w", op::tensor(op::storage(type, "0", 1), 0, {1}, {1})}}), {{"0", eight}});
+  for (const auto& [type, dtype] : {std::pair{"DoubleStorage", DType::f64},
+                                    {"FloatStorage", DType::f32},
+                                    {"HalfStorage", DType::f16},
+                                    {"BFloat16Storage", DType::bf16},
+                                    {"LongStorage", DType::i64},
+                                    {"IntStorage", DType::i32},
+                                    {"ShortStorage", DType::i16},
+                                    {"CharStorage", DType::i8},
+                                    {"ByteStorage", DType::u8},
+                                    {"BoolStorage", DType::boolean}}) {
+    const PyTorchFile file =
+        open(op::dict({{"w", op::tensor(op::storage(type, "0", 1), 0, {1}, {1})}}), {{"0", eight}});
     EXPECT_EQ(file.find("w")->dtype, dtype) << type;
   }
 }
@@ -130,7 +136,9 @@ TEST_F(PyTorchFileTest, CopiesMisalignedStorages) {
 
 TEST_F(PyTorchFileTest, RefusesATensorNameThatAppearsTwice) {
   const std::string tensor = op::tensor(six(), 0, {6}, {1});
-  EXPECT_THAT(test::error_of([&] { open(op::dict({{"w", tensor}, {"w", tensor}}), {{"0", six_floats}}); }),
+  EXPECT_THAT(test::error_of([&] {
+                open(op::dict({{"w", tensor}, {"w", tensor}}), {{"0", six_floats}});
+              }),
               HasSubstr("tensor 'w' appears twice"));
 }
 
@@ -138,11 +146,15 @@ TEST(PyTorch, RefusesPicklesThatCallAnything) {
   EXPECT_THAT(error_of(op::global("os", "system") + op::text("true") + "\x85R"),
               HasSubstr("refers to os.system, which is not allowed"));
   EXPECT_THAT(error_of(op::global("builtins", "eval") + op::text("1") + "\x85R"), HasSubstr("builtins.eval"));
-  EXPECT_THAT(error_of(op::global("torch", "FloatStorage") + op::numbers({1}) + "R"), HasSubstr("torch.FloatStorage is called"));
+  EXPECT_THAT(error_of(op::global("torch", "FloatStorage") + op::numbers({1}) + "R"),
+              HasSubstr("torch.FloatStorage is called"));
   EXPECT_THAT(error_of(op::global("torch", "FloatTensor")), HasSubstr("refers to torch.FloatTensor"));
-  EXPECT_THAT(error_of(op::global("collections", "OrderedDict") + op::numbers({1}) + "R"), HasSubstr("OrderedDict is called with 1"));
-  EXPECT_THAT(error_of(op::global("torch._utils", "_rebuild_tensor_v2") + op::numbers({1}) + "R"), HasSubstr("has 1 arguments"));
-  EXPECT_THAT(error_of(op::global("torch._utils", "_rebuild_parameter") + op::numbers({1, 2, 3}) + "R"), HasSubstr("_rebuild_parameter"));
+  EXPECT_THAT(error_of(op::global("collections", "OrderedDict") + op::numbers({1}) + "R"),
+              HasSubstr("OrderedDict is called with 1"));
+  EXPECT_THAT(error_of(op::global("torch._utils", "_rebuild_tensor_v2") + op::numbers({1}) + "R"),
+              HasSubstr("has 1 arguments"));
+  EXPECT_THAT(error_of(op::global("torch._utils", "_rebuild_parameter") + op::numbers({1, 2, 3}) + "R"),
+              HasSubstr("_rebuild_parameter"));
 }
 
 TEST(PyTorch, RefusesViewsThatLeaveTheirStorage) {
@@ -166,22 +178,31 @@ TEST(PyTorch, RefusesNumbersThatOverflow) {
 }
 
 TEST(PyTorch, RefusesViewsWhoseCopiesWouldOutgrowTheFile) {
-  EXPECT_THAT(tensor_error(op::tensor(six(), 0, {1LL << 40, 6}, {0, 1})), HasSubstr("'w' of shape (1099511627776, 6) repeats"));
+  EXPECT_THAT(tensor_error(op::tensor(six(), 0, {1LL << 40, 6}, {0, 1})),
+              HasSubstr("'w' of shape (1099511627776, 6) repeats"));
   std::vector<std::pair<std::string, std::string>> columns;
-  for (int i = 0; i < 1000; ++i) columns.emplace_back("w" + std::to_string(i), op::tensor("h\x01", 0, {100, 2}, {1, 100}));
-  const std::string file = torch_file(op::storage("FloatStorage", "0", 200) + "q\x01" "0" + op::dict(columns),
+  for (int i = 0; i < 1000; ++i)
+    columns.emplace_back("w" + std::to_string(i), op::tensor("h\x01", 0, {100, 2}, {1, 100}));
+  const std::string file = torch_file(op::storage("FloatStorage", "0", 200) +
+                                          "q\x01"
+                                          "0" +
+                                          op::dict(columns),
                                       {{"0", std::string(800, '\0')}});
   EXPECT_THAT(test::error_of([&] { parse_pytorch(bytes_of(file), "x"); }), HasSubstr("no more copies than the file's"));
 }
 
 TEST(PyTorch, RefusesStoragesThatAreMissingOrMalformed) {
-  EXPECT_THAT(tensor_error(op::tensor(op::storage("FloatStorage", "1", 6), 0, {6}, {1})), HasSubstr("there is no storage '1'"));
-  EXPECT_THAT(tensor_error(op::tensor(op::storage("FloatStorage", "../0", 6), 0, {6}, {1})), HasSubstr("no storage '../0'"));
-  EXPECT_THAT(tensor_error(op::tensor(op::storage("FloatStorage", std::string(65, '0'), 6), 0, {6}, {1})), HasSubstr("longer than 64"));
+  EXPECT_THAT(tensor_error(op::tensor(op::storage("FloatStorage", "1", 6), 0, {6}, {1})),
+              HasSubstr("there is no storage '1'"));
+  EXPECT_THAT(tensor_error(op::tensor(op::storage("FloatStorage", "../0", 6), 0, {6}, {1})),
+              HasSubstr("no storage '../0'"));
+  EXPECT_THAT(tensor_error(op::tensor(op::storage("FloatStorage", std::string(65, '0'), 6), 0, {6}, {1})),
+              HasSubstr("longer than 64"));
   EXPECT_THAT(tensor_error(op::tensor(op::number(1), 0, {6}, {1})), HasSubstr("a tensor's storage is the number 1"));
   EXPECT_THAT(tensor_error(op::numbers({1, 2, 3, 4, 5}) + op::persid), HasSubstr("a persistent id is not"));
   EXPECT_THAT(tensor_error("NQ"), HasSubstr("a persistent id is None"));
-  EXPECT_THAT(tensor_error(op::tensor(op::storage("UntypedStorage", "0", 24), 0, {6}, {1})), HasSubstr("dtype is missing"));
+  EXPECT_THAT(tensor_error(op::tensor(op::storage("UntypedStorage", "0", 24), 0, {6}, {1})),
+              HasSubstr("dtype is missing"));
 }
 
 TEST(PyTorch, RefusesArchivesThatTorchDidNotWrite) {
@@ -190,8 +211,10 @@ TEST(PyTorch, RefusesArchivesThatTorchDidNotWrite) {
     return test::error_of([&] { parse_pytorch(bytes_of(file), "x.bin"); });
   };
   EXPECT_THAT(error(test::ZipBuilder().add("data.pkl", "")), HasSubstr("holds no 'NAME/data.pkl'"));
-  EXPECT_THAT(error(test::ZipBuilder().add("a/data.pkl", "").add("b/data.pkl", "")), HasSubstr("more than one 'data.pkl'"));
-  EXPECT_THAT(error(test::ZipBuilder().add("a/data.pkl", "").add("a/byteorder", "big")), HasSubstr("byte order is 'big'"));
+  EXPECT_THAT(error(test::ZipBuilder().add("a/data.pkl", "").add("b/data.pkl", "")),
+              HasSubstr("more than one 'data.pkl'"));
+  EXPECT_THAT(error(test::ZipBuilder().add("a/data.pkl", "").add("a/byteorder", "big")),
+              HasSubstr("byte order is 'big'"));
 }
 
 TEST(PyTorch, EveryTruncationIsRefused) {

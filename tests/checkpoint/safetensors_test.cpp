@@ -68,18 +68,21 @@ TEST(Safetensors, TakesScalarsEmptyTensorsAndNoTensorsAtAll) {
 }
 
 TEST(Safetensors, NamesTensorAndDtypeThatItDoesNotKnow) {
-  EXPECT_EQ(parse_error(one_tensor(R"("F8_E4M3")", "[1]", "[0,1]"), "x"),
-            "model.safetensors: tensor 'w' has dtype 'F8_E4M3', expected F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL");
+  EXPECT_EQ(
+      parse_error(one_tensor(R"("F8_E4M3")", "[1]", "[0,1]"), "x"),
+      "model.safetensors: tensor 'w' has dtype 'F8_E4M3', expected F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL");
 }
 
 TEST(Safetensors, RefusesRangesThatDoNotFitShapeFileOrEachOther) {
-  EXPECT_THAT(parse_error(one_tensor(R"("F32")", "[2]", "[0,4]"), "1234"), HasSubstr("data_offsets [0, 4] do not fit F32"));
+  EXPECT_THAT(parse_error(one_tensor(R"("F32")", "[2]", "[0,4]"), "1234"),
+              HasSubstr("data_offsets [0, 4] do not fit F32"));
   EXPECT_THAT(parse_error(one_tensor(R"("F32")", "[1]", "[4,0]"), "1234"), HasSubstr("data_offsets [4, 0]"));
   EXPECT_THAT(parse_error(one_tensor(R"("F32")", "[2]", "[0,8]"), "1234"), HasSubstr("is it cut off?"));
   EXPECT_THAT(parse_error(one_tensor(R"("U8")", "[2]", "[0,2]"), "1234"), HasSubstr("the file holds 4"));
   EXPECT_THAT(parse_error(one_tensor(R"("U8")", "[2]", "[2,4]"), "1234"), HasSubstr("leave a hole"));
   EXPECT_THAT(parse_error(R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},)"
-                          R"("b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})", "1234"),
+                          R"("b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})",
+                          "1234"),
               HasSubstr("tensor 'b' starts at byte 2 of the data, expected 3: tensors overlap"));
 }
 
@@ -100,7 +103,8 @@ TEST(Safetensors, RefusesHeadersThatAreNoMapOfTensors) {
   EXPECT_THAT(parse_error(R"({"w":{"dtype":"F32"}})"), HasSubstr("lacks one of the fields"));
   EXPECT_THAT(parse_error(R"({"w":{"dtype":{}}})"), HasSubstr("field 'dtype': expected a string, found an object"));
   EXPECT_THAT(parse_error(R"({"w":{"layout":1}})"), HasSubstr("unknown field 'layout'"));
-  EXPECT_THAT(parse_error(R"({"__metadata__":{"a":1}})"), HasSubstr("'__metadata__': expected strings, found a number"));
+  EXPECT_THAT(parse_error(R"({"__metadata__":{"a":1}})"),
+              HasSubstr("'__metadata__': expected strings, found a number"));
   EXPECT_THAT(parse_error(R"({"__metadata__":[]})"), HasSubstr("'__metadata__': expected an object, found an array"));
   EXPECT_THAT(parse_error(R"({"__metadata__":{},"__metadata__":{}})"), HasSubstr("duplicate key"));
   EXPECT_THAT(parse_error(R"({"w":{"dtype":"F32","dtype":"F32"}})"), HasSubstr("duplicate key 'dtype'"));
@@ -168,7 +172,8 @@ TEST_F(SafetensorsFileTest, ReadsAlignedTensorsInPlaceAndCopiesMisalignedOnes) {
 }
 
 TEST_F(SafetensorsFileTest, RefusesNamesThatAppearTwiceOrCannotBePrinted) {
-  const std::string a = R"({"dtype":"U8","shape":[1],"data_offsets":[0,1]})", b = R"({"dtype":"U8","shape":[1],"data_offsets":[1,2]})";
+  const std::string a = R"({"dtype":"U8","shape":[1],"data_offsets":[0,1]})",
+                    b = R"({"dtype":"U8","shape":[1],"data_offsets":[1,2]})";
   const std::string twice = write("twice", safetensors(R"({"w":)" + a + R"(,"w":)" + b + "}", "12"));
   EXPECT_EQ(error_of([&] { SafetensorsFile{twice}; }), twice + ": tensor 'w' appears twice");
   const std::string bell = write("bell", safetensors(R"({"w\u0007":)" + a + "}", "1"));

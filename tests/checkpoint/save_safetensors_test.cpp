@@ -76,7 +76,8 @@ TEST_F(SaveSafetensorsTest, OtherFilesStay) {
   write("config.json", "{}");
   write("pytorch_model.bin", "x");
   save(1, 'a', 1000);
-  EXPECT_THAT(files(), ElementsAre("config.json", "model-of-mine.safetensors", "model.safetensors", "pytorch_model.bin"));
+  EXPECT_THAT(files(),
+              ElementsAre("config.json", "model-of-mine.safetensors", "model.safetensors", "pytorch_model.bin"));
 }
 
 TEST_F(SaveSafetensorsTest, AFullDiskLeavesTheOldSave) {
@@ -100,9 +101,9 @@ TEST_F(SaveSafetensorsTest, AFullDiskLeavesTheOldSave) {
 TEST_F(SaveSafetensorsTest, AnErrorWhileReadingLeavesTheOldSave) {
   save(2, 'a', 100);
   const auto before = files();
-  EXPECT_THROW(save_safetensors(path(), {{"w0", DType::u8, {1}}},
-                                [](const TensorSpec&) -> Tensor { fail("no such tensor"); }),
-               Error);
+  EXPECT_THROW(
+      save_safetensors(path(), {{"w0", DType::u8, {1}}}, [](const TensorSpec&) -> Tensor { fail("no such tensor"); }),
+      Error);
   EXPECT_EQ(files(), before);
   EXPECT_EQ(value(2), 'a');
 }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -28,7 +29,9 @@ class FolderTest : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
-  std::string path(const std::string& name = "") const { return name.empty() ? folder_.string() : (folder_ / name).string(); }
+  std::string path(const std::string& name = "") const {
+    return name.empty() ? folder_.string() : (folder_ / name).string();
+  }
 
   std::string write(const std::string& name, std::string_view bytes) const {
     std::ofstream(path(name), std::ios::binary) << bytes;
@@ -37,7 +40,8 @@ class FolderTest : public ::testing::Test {
 
   std::vector<std::string> files() const {
     std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(folder_)) names.push_back(entry.path().filename().string());
+    for (const auto& entry : std::filesystem::directory_iterator(folder_))
+      names.push_back(entry.path().filename().string());
     std::sort(names.begin(), names.end());
     return names;
   }
@@ -119,7 +123,8 @@ class ZipBuilder {
     return bytes;
   }
   static std::string end(std::uint16_t entries, std::uint32_t size, std::uint32_t offset) {
-    return "PK\x05\x06" + std::string(4, '\0') + le(entries) + le(entries) + le(size) + le(offset) + le<std::uint16_t>(0);
+    return "PK\x05\x06" + std::string(4, '\0') + le(entries) + le(entries) + le(size) + le(offset) +
+           le<std::uint16_t>(0);
   }
   std::string build() const {
     const std::string head = local(), middle = directory();
@@ -137,17 +142,23 @@ class ZipBuilder {
 namespace op {
 inline const std::string proto = "\x80\x02", mark = "(", stop = ".", empty_dict = "}", empty_tuple = ")", tuple = "t",
                          reduce = "R", setitem = "s", setitems = "u", persid = "Q", build = "b", false_ = "\x89";
-inline std::string global(const std::string& module, const std::string& name) { return "c" + module + "\n" + name + "\n"; }
+inline std::string global(const std::string& module, const std::string& name) {
+  return "c" + module + "\n" + name + "\n";
+}
 inline std::string text(const std::string& value) {
   return "X" + le(static_cast<std::uint32_t>(value.size())) + value;
 }
-inline std::string number(std::int64_t value) { return "\x8a\x08" + le(value); }
+inline std::string number(std::int64_t value) {
+  return "\x8a\x08" + le(value);
+}
 inline std::string numbers(const std::vector<std::int64_t>& values) {
   std::string bytes = mark;
   for (const std::int64_t value : values) bytes += number(value);
   return bytes + tuple;
 }
-inline std::string ordered_dict() { return global("collections", "OrderedDict") + empty_tuple + reduce; }
+inline std::string ordered_dict() {
+  return global("collections", "OrderedDict") + empty_tuple + reduce;
+}
 inline std::string storage(const std::string& type, const std::string& key, std::int64_t elements) {
   return mark + text("storage") + global("torch", type) + text(key) + text("cpu") + number(elements) + tuple + persid;
 }

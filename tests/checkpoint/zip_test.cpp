@@ -23,8 +23,8 @@ std::string_view content(const std::string& file, const ZipEntry& entry) {
 }
 
 /// The archive of two_entries() with its directory described by a zip64 record.
-std::string with_zip64(std::uint16_t entries, std::uint32_t size, std::uint32_t offset, std::uint64_t record_entries = 2,
-                       std::uint64_t locator_shift = 0) {
+std::string with_zip64(std::uint16_t entries, std::uint32_t size, std::uint32_t offset,
+                       std::uint64_t record_entries = 2, std::uint64_t locator_shift = 0) {
   const std::string head = two_entries().local(), middle = two_entries().directory();
   const std::string record = "PK\x06\x06" + le<std::uint64_t>(44) + std::string(4, '\0') + le<std::uint64_t>(0) +
                              le(record_entries) + le(record_entries) + le<std::uint64_t>(middle.size()) +

@@ -18,14 +18,14 @@ TEST_P(AttentionOnEveryIsa, AttentionAgreesWithTheReferenceInDouble) {
     expect_agreement(backend(), any_seed(), functions * (1 + spread), [&](Operands& o) {
       const Batch batch = o.batch(lengths, before);
       const Shape cache{batch.sequences + 1, before + batch.longest + 1, kv_heads, head_dim};
-      const Attention op{.q = o.rows(batch.tokens, heads, head_dim),
-                         .k = o.rows(batch.tokens, kv_heads, head_dim),
-                         .v = o.rows(batch.tokens, kv_heads, head_dim),
+      const Attention op{.q = o.heads(batch.tokens, heads, head_dim),
+                         .k = o.heads(batch.tokens, kv_heads, head_dim),
+                         .v = o.heads(batch.tokens, kv_heads, head_dim),
                          .scale = spread,
                          .batch = batch,
                          .k_cache = o.dense(cache),
                          .v_cache = o.dense(cache),
-                         .out = o.unwritten(batch.tokens, heads, head_dim)};
+                         .out = o.unwritten_heads(batch.tokens, heads, head_dim)};
       o.backend().run(op);
       o.result(op.out);
       o.result(op.k_cache);
@@ -36,7 +36,7 @@ TEST_P(AttentionOnEveryIsa, AttentionAgreesWithTheReferenceInDouble) {
 
 TEST_P(AttentionOnEveryIsa, AttentionRejectsAPositionPastTheCache) {
   Operands o(backend(), 0, Values::as_drawn);
-  const Tensor q = o.rows(1, 1, 4), cache = o.dense(Shape{2, 3, 1, 4});
+  const Tensor q = o.heads(1, 1, 4), cache = o.dense(Shape{2, 3, 1, 4});
   EXPECT_THROW(o.backend().run(Attention{.q = q,
                                          .k = q,
                                          .v = q,
@@ -44,7 +44,7 @@ TEST_P(AttentionOnEveryIsa, AttentionRejectsAPositionPastTheCache) {
                                          .batch = o.batch({1}, 3),
                                          .k_cache = cache,
                                          .v_cache = o.dense(cache.shape),
-                                         .out = o.unwritten(1, 1, 4)}),
+                                         .out = o.unwritten_heads(1, 1, 4)}),
                Error);
 }
 
@@ -59,7 +59,7 @@ TEST_P(AttentionOnEveryIsa, RopeAgreesWithTheReferenceInDouble) {
     parameters.max_position_embeddings = 50;
     expect_agreement(backend(), any_seed(), 4, [&](Operands& o) {
       const Batch batch = o.batch(lengths, before);
-      const Tensor x = o.rows(batch.tokens, heads, head_dim);
+      const Tensor x = o.heads(batch.tokens, heads, head_dim);
       o.backend().run(Rope{.x = x, .batch = batch, .parameters = parameters});
       o.result(x);
     });

@@ -68,8 +68,8 @@ TEST_P(LinearOnEveryIsa, ARowsBitsDoNotDependOnTheOtherRows) {
         const PreparedWeight* weight = o.weight(out, in, held, held);
         const std::int64_t step = one_by_one ? 1 : rows;
         for (std::int64_t i = 0; i < rows; i += step)
-          o.backend().run(Linear{
-              .x = x.slice(0, i, step), .weight = weight, .bias = {}, .add = {}, .out = y.slice(0, i, step)});
+          o.backend().run(
+              Linear{.x = x.slice(0, i, step), .weight = weight, .bias = {}, .add = {}, .out = y.slice(0, i, step)});
         o.result(y);
       });
     };

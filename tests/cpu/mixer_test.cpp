@@ -40,8 +40,7 @@ TEST_P(MixerOnEveryIsa, CausalConvAgreesWithTheReferenceInDouble) {
 TEST_P(MixerOnEveryIsa, TimeStepAgreesWithTheReferenceInDouble) {
   for_random_cases([&] {
     const std::int64_t tokens = from_to(0, 9), heads = any_of({1, 3, 24});
-    const TimeStepLimit limit =
-        *rc::gen::arbitrary<bool>() ? TimeStepLimit{} : TimeStepLimit{.min = 0.01, .max = 0.7};
+    const TimeStepLimit limit = *rc::gen::arbitrary<bool>() ? TimeStepLimit{} : TimeStepLimit{.min = 0.01, .max = 0.7};
     expect_agreement(backend(), any_seed(), 4, [&](Operands& o) {
       const TimeStep op{.dt_raw = o.rows(tokens, heads, 20.0),
                         .dt_bias = o.dense(Shape{heads}),
@@ -75,16 +74,16 @@ ScanShape any_scan_shape() {
 
 SsdScan scan(Operands& o, const ScanShape& s, const Batch& batch) {
   const std::int64_t heads = s.groups * s.heads_a_group, tokens = batch.tokens;
-  SsdScan op{.x = o.rows(tokens, heads, s.head_dim),
+  SsdScan op{.x = o.heads(tokens, heads, s.head_dim),
              .dt = step_sizes(o, tokens, heads),
              .A_log = o.dense(Shape{heads}),
-             .B = o.rows(tokens, s.groups, s.state_size),
-             .C = o.rows(tokens, s.groups, s.state_size),
+             .B = o.heads(tokens, s.groups, s.state_size),
+             .C = o.heads(tokens, s.groups, s.state_size),
              .D = o.dense(s.D_for_each_element ? Shape{heads, s.head_dim} : Shape{heads}),
              .batch = batch,
              .ssm_state = o.dense(Shape{batch.sequences + 1, heads, s.head_dim, s.state_size}),
              .out = {}};
-  op.out = o.unwritten(tokens, heads, s.head_dim);
+  op.out = o.unwritten_heads(tokens, heads, s.head_dim);
   return op;
 }
 

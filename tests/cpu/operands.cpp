@@ -53,7 +53,7 @@ Tensor Operands::rows(std::int64_t rows, std::int64_t width, double spread, doub
   return dense(Shape{rows, width + gap}, spread, middle).slice(1, 1, width);
 }
 
-Tensor Operands::rows(std::int64_t rows, std::int64_t a, std::int64_t b) {
+Tensor Operands::heads(std::int64_t rows, std::int64_t a, std::int64_t b) {
   Tensor view = this->rows(rows, a * b);
   view.shape = Shape{rows, a, b};
   view.strides = {view.strides[0], b, 1};
@@ -65,7 +65,7 @@ Tensor Operands::unwritten(std::int64_t rows, std::int64_t width) {
       .slice(1, 1, width);
 }
 
-Tensor Operands::unwritten(std::int64_t rows, std::int64_t a, std::int64_t b) {
+Tensor Operands::unwritten_heads(std::int64_t rows, std::int64_t a, std::int64_t b) {
   Tensor view = unwritten(rows, a * b);
   view.shape = Shape{rows, a, b};
   view.strides = {view.strides[0], b, 1};

@@ -29,10 +29,10 @@ class Operands {
   /// (rows, width) with gaps between the rows, as columns of a wider matrix.
   Tensor rows(std::int64_t rows, std::int64_t width, double spread = 1.0, double middle = 0.0);
   /// (rows, a, b): rows() seen as a by b.
-  Tensor rows(std::int64_t rows, std::int64_t a, std::int64_t b);
+  Tensor heads(std::int64_t rows, std::int64_t a, std::int64_t b);
   /// As rows(), holding NaN until the op writes it.
   Tensor unwritten(std::int64_t rows, std::int64_t width);
-  Tensor unwritten(std::int64_t rows, std::int64_t a, std::int64_t b);
+  Tensor unwritten_heads(std::int64_t rows, std::int64_t a, std::int64_t b);
   Tensor integers(const std::vector<std::int32_t>& values);
   const PreparedWeight* weight(std::int64_t rows, std::int64_t columns, DType stored, DType held);
   /// Sequences of these lengths that had `before` tokens earlier, at slots in falling order, of which there is one more

@@ -4,17 +4,11 @@
 #include <memory>
 #include <utility>
 
+#include "tests/generate/formula_scores.h"
+
 namespace mamba2 {
 
 namespace {
-
-std::uint32_t scramble(std::uint32_t x) {
-  for (int round = 0; round < 2; ++round) {
-    x = (x ^ (x >> 15U)) * 2246822519U;
-    x = (x ^ (x >> 13U)) * 3266489917U;
-  }
-  return x ^ (x >> 16U);
-}
 
 class TableTextDecoder : public TextDecoder {
  public:
@@ -51,9 +45,8 @@ void FormulaDecoder::append_logits(const std::vector<std::int32_t>& ids) {
     last[2 - i] = static_cast<std::uint32_t>(ids[ids.size() - 1 - i]) + 1;
   }
   const std::uint32_t history = last[0] * 73856093U ^ last[1] * 19349663U ^ last[2] * 83492791U;
-  for (std::uint32_t token = 1; token <= static_cast<std::uint32_t>(vocab_size_); ++token) {
-    const std::uint32_t hash = scramble(history ^ token * 2654435761U);
-    logits_.push_back(static_cast<float>((hash / 4294967296.0 - 0.5) * spread_));
+  for (std::int64_t token = 0; token < vocab_size_; ++token) {
+    logits_.push_back(static_cast<float>((formula_share(history, token) - 0.5) * spread_));
   }
 }
 

@@ -10,7 +10,7 @@
 namespace mamba2 {
 
 /// A model that is a formula: the logits of token v after tokens a, b, c are a hash of the four, evenly spread over
-/// (-spread / 2, spread / 2).  tools/golden/generation_searches.py has the same for transformers.
+/// (-spread / 2, spread / 2).  make_searches.py has the same for transformers.
 class FormulaDecoder : public Decoder {
  public:
   FormulaDecoder(std::int64_t vocab_size, double spread) : vocab_size_(vocab_size), spread_(spread) {}

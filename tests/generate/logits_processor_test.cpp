@@ -123,8 +123,9 @@ TEST(TypicalP, FollowsAFlatDistributionPastTheFirstTokensItLooksAt) {
 
 TEST(Warpers, LeaveADistributionWithoutATokenAsItIs) {
   const std::vector<float> nothing(5, -infinity);
-  for (const LogitsProcessor& warper : {top_k(2), top_p(0.5, 1), min_p(0.5, 1), typical_p(0.5, 1),
-                                        epsilon_cutoff(0.1, 1), eta_cutoff(0.1, 1), top_h(0.5), temperature(0.5)}) {
+  for (const LogitsProcessor& warper :
+       {top_k(2), top_p(0.5, 1), min_p(0.5, 1), typical_p(0.5, 1), epsilon_cutoff(0.1, 1), eta_cutoff(0.1, 1),
+        top_h(0.5), temperature(0.5), renormalize_logits()}) {
     EXPECT_EQ(after(warper, nothing), nothing);
   }
 }

@@ -15,10 +15,10 @@ namespace {
 
 using Ids = std::vector<std::int32_t>;
 
-/// Cases made by tools/golden/generation_searches.py; MAMBA2_SEARCH_CASES names another file of them.
+/// Cases made by make_searches.py; MAMBA2_SEARCH_CASES names another file of them.
 Json cases() {
   const char* other = std::getenv("MAMBA2_SEARCH_CASES");
-  return read_json_file(other != nullptr ? other : MAMBA2_SOURCE_DIR "/tests/data/generation-searches.json");
+  return read_json_file(other != nullptr ? other : MAMBA2_SOURCE_DIR "/tests/generate/searches.json");
 }
 
 GenerateOutput run(const Json& one) {

@@ -30,8 +30,7 @@ TEST_P(GoldenCases, DecodeToTheKnownText) {
 }
 
 TEST_P(GoldenCases, StreamToTheKnownText) {
-  for (const Case& one : cases())
-    EXPECT_EQ(testing::stream(tokenizer(), one.ids, SpecialTokens::include), one.decoded);
+  for (const Case& one : cases()) EXPECT_EQ(testing::stream(tokenizer(), one.ids, SpecialTokens::include), one.decoded);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizers, GoldenCases,

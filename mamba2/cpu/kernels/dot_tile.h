@@ -15,6 +15,8 @@ constexpr int tile_rows = 6;
 constexpr int tile_rows = 3;
 #endif
 constexpr int tile_columns = 4;
+// For a single row of x: enough sums at a time to hide the latency of a multiply-add.
+constexpr int wide_tile_columns = 8;
 
 /// sums[m][n] += sum over k of x[m][k] w[n][k] for a tile of M by N.
 template <class Weight, int M, int N>
@@ -44,32 +46,46 @@ MAMBA2_INLINE void dot_tile(const float* x, std::int64_t x_stride, const Weight*
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
     float* const to = sums + m * sums_stride;
-    if constexpr (N == 4) {
-      const Floats4 total = sums_of_lanes(sum[m][0], sum[m][1], sum[m][2], sum[m][3]);
-      *reinterpret_cast<Floats4InMemory*>(to) = *reinterpret_cast<const Floats4InMemory*>(to) + total;
+    if constexpr (N % 4 == 0) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; n += 4) {
+        const Floats4 total = sums_of_lanes(sum[m][n], sum[m][n + 1], sum[m][n + 2], sum[m][n + 3]);
+        *reinterpret_cast<Floats4InMemory*>(to + n) = *reinterpret_cast<const Floats4InMemory*>(to + n) + total;
+      }
     } else {
       for (int n = 0; n < N; ++n) to[n] += sum_of_lanes(sum[m][n]);
     }
   }
 }
 
-/// All rows of x against N rows of w.
-template <class Weight, int N>
-MAMBA2_INLINE void dot_rows(const float* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
-                            std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride) {
+/// All rows of x against tile_columns rows of w.
+template <class Weight>
+__attribute__((noinline)) void dot_rows(const float* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
+                                        std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride) {
   std::int64_t m = 0;
   for (; m + tile_rows <= rows; m += tile_rows)
-    dot_tile<Weight, tile_rows, N>(x + m * x_stride, x_stride, w, w_stride, k, sums + m * sums_stride, sums_stride);
+    dot_tile<Weight, tile_rows, tile_columns>(x + m * x_stride, x_stride, w, w_stride, k, sums + m * sums_stride,
+                                              sums_stride);
   const float* const rest = x + m * x_stride;
   float* const to = sums + m * sums_stride;
   switch (rows - m) {
-    case 5: dot_tile<Weight, 5, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 4: dot_tile<Weight, 4, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 3: dot_tile<Weight, 3, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 2: dot_tile<Weight, 2, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 1: dot_tile<Weight, 1, N>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+#if defined(__AVX512F__)
+    case 5: dot_tile<Weight, 5, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+    case 4: dot_tile<Weight, 4, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+    case 3: dot_tile<Weight, 3, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+#endif
+    case 2: dot_tile<Weight, 2, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+    case 1: dot_tile<Weight, 1, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
     default: break;
   }
+}
+
+/// All rows of x against one row of w, for the columns that no whole tile covers.
+template <class Weight>
+__attribute__((noinline)) void dot_row(const float* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
+                                       std::int64_t k, float* sums, std::int64_t sums_stride) {
+  for (std::int64_t m = 0; m < rows; ++m)
+    dot_tile<Weight, 1, 1>(x + m * x_stride, 0, w, 0, k, sums + m * sums_stride, 0);
 }
 
 }  // namespace

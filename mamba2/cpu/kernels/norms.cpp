@@ -24,7 +24,9 @@ void rms_norm(const NormTask& t) {
     const float* const x = t.x + row * t.x_stride;
     float* const out = t.out + row * t.out_stride;
     Floats squares{};
-    auto add = [&](Floats v) __attribute__((always_inline)) { squares = fma(v, v, squares); };
+    auto add = [&](Floats v) __attribute__((always_inline)) {
+      squares = fma(v, v, squares);
+    };
     for_lanes(
         t.width, [&](std::int64_t i) __attribute__((always_inline)) { add(load(x + i)); },
         [&](std::int64_t i, std::int64_t n) { add(load_some(x + i, n)); });
@@ -52,8 +54,7 @@ MAMBA2_INLINE void norm_group(const float* y, const float* z, const float* weigh
     return v;
   };
   for_lanes(
-      width,
-      [&](std::int64_t i) __attribute__((always_inline)) { store(out + i, prepare(load(y + i), load(z + i))); },
+      width, [&](std::int64_t i) __attribute__((always_inline)) { store(out + i, prepare(load(y + i), load(z + i))); },
       [&](std::int64_t i, std::int64_t n) {
         store_some(out + i, prepare(load_some(y + i, n), load_some(z + i, n)), n);
       });
@@ -64,9 +65,8 @@ MAMBA2_INLINE void norm_group(const float* y, const float* z, const float* weigh
   };
   for_lanes(
       width,
-      [&](std::int64_t i) __attribute__((always_inline)) {
-        store(out + i, finish(load(out + i), load(weight + i), load(z + i)));
-      },
+      [&](std::int64_t i)
+          __attribute__((always_inline)) { store(out + i, finish(load(out + i), load(weight + i), load(z + i))); },
       [&](std::int64_t i, std::int64_t n) {
         store_some(out + i, finish(load_some(out + i, n), load_some(weight + i, n), load_some(z + i, n)), n);
       });
@@ -75,9 +75,7 @@ MAMBA2_INLINE void norm_group(const float* y, const float* z, const float* weigh
 void gate(const float* y, const float* z, std::int64_t width, float* out) {
   for_lanes(
       width, [&](std::int64_t i) __attribute__((always_inline)) { store(out + i, load(y + i) * silu(load(z + i))); },
-      [&](std::int64_t i, std::int64_t n) {
-        store_some(out + i, load_some(y + i, n) * silu(load_some(z + i, n)), n);
-      });
+      [&](std::int64_t i, std::int64_t n) { store_some(out + i, load_some(y + i, n) * silu(load_some(z + i, n)), n); });
 }
 
 void gated_rms_norm(const GatedNormTask& t) {

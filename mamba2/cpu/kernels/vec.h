@@ -50,18 +50,16 @@ MAMBA2_INLINE Floats broadcast(float value) {
   return Floats{} + value;
 }
 
-/// The first `count` lanes, 0 in the others.
+/// The first `count` lanes (fewer than there are), 0 in the others.
 MAMBA2_INLINE Floats load_some(const float* from, std::int64_t count) {
   float lane[lanes] = {};
-  for (int i = 0; i < lanes; ++i)
-    if (i < count) lane[i] = from[i];
+  __builtin_memcpy(lane, from, static_cast<unsigned long>(count) * sizeof(float));
   return load(lane);
 }
 MAMBA2_INLINE void store_some(float* to, Floats value, std::int64_t count) {
   float lane[lanes];
   store(lane, value);
-  for (int i = 0; i < lanes; ++i)
-    if (i < count) to[i] = lane[i];
+  __builtin_memcpy(to, lane, static_cast<unsigned long>(count) * sizeof(float));
 }
 
 /// a * b + c, rounded once where the processor can.
@@ -165,8 +163,7 @@ MAMBA2_INLINE Floats load_wide(const F16* from) {
 template <class Weight>
 MAMBA2_INLINE Floats load_wide_some(const Weight* from, std::int64_t count) {
   Weight lane[lanes] = {};
-  for (int i = 0; i < lanes; ++i)
-    if (i < count) lane[i] = from[i];
+  __builtin_memcpy(lane, from, static_cast<unsigned long>(count) * sizeof(Weight));
   return load_wide(lane);
 }
 
