@@ -72,7 +72,7 @@ void add_classify(CLI::App& app) {
   auto state = std::make_shared<ClassifyCommand>();
   CLI::App* command = app.add_subcommand("classify", "Label texts with Mamba2ForSequenceClassification");
   CLI::Option* texts = command->add_option("text", state->texts, "Texts; none: standard input");
-  texts->expected(-1)->allow_extra_args(false);
+  take_texts(*texts);
   command->option_defaults()->group("Input");
   command
       ->add_option("--input", state->input_file,

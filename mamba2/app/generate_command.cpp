@@ -159,8 +159,8 @@ void GenerateCommand::run() {
 void add_generate(CLI::App& app) {
   auto state = std::make_shared<GenerateCommand>();
   CLI::App* command = app.add_subcommand("generate", "Continue each prompt; no prompt: standard input");
-  CLI::Option* texts =
-      command->add_option("prompt", state->prompts, "Texts to continue")->expected(-1)->allow_extra_args(false);
+  CLI::Option* texts = command->add_option("prompt", state->prompts, "Texts to continue");
+  take_texts(*texts);
   command->option_defaults()->group("Prompts");
   CLI::Option* lines = command->add_option("--prompts", state->prompts_file, "A file with a prompt a line");
   command->add_option("--input", state->input_file, "A JSON file: {\"input_ids\": [[...]], \"attention_mask\"?}")

@@ -60,6 +60,12 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->default_str("warning");
 }
 
+void take_texts(CLI::Option& positional) {
+  constexpr int most = 1 << 20;  // an argument list has no room for more
+  positional.multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  positional.expected(most, CLI::detail::expected_max_vector_size)->allow_extra_args(false);
+}
+
 std::unique_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, const std::string& model_folder) {
   return Tokenizer::from_pretrained(options.tokenizer.empty() ? model_folder : options.tokenizer);
 }

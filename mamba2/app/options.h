@@ -11,7 +11,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace mamba2::app {
 
@@ -30,6 +31,9 @@ struct ModelOptions {
 
 /// Adds the options to a command; options must live as long as the command.
 void add_model_options(CLI::App& command, ModelOptions& options);
+
+/// Makes a positional take any number of texts, each as it is: by default CLI11 cuts one in brackets at its commas.
+void take_texts(CLI::Option& positional);
 
 /// The tokenizer that --tokenizer names, else the model's own.
 std::unique_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, const std::string& model_folder);

@@ -116,7 +116,7 @@ std::shared_ptr<TokenizeCommand> add(CLI::App* command, const char* argument) {
   auto state = std::make_shared<TokenizeCommand>();
   CLI::Option* arguments =
       command->add_option(argument, state->arguments, "What to convert; none: --file or standard input");
-  arguments->expected(-1)->allow_extra_args(false);
+  take_texts(*arguments);
   command->option_defaults()->group("Input and output");
   command->add_option("--file", state->file, "A file to read")->excludes(arguments);
   command->add_flag("--jsonl", state->jsonl, "A JSON object a line, in and out")->excludes(arguments);

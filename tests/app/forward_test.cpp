@@ -74,7 +74,10 @@ class Forward : public testing::TestWithParam<std::string> {
 
 TEST_P(Forward, WritesTheGoldenTensorsWholeAndInPieces) {
   const Json input = {{"input_ids", rows_of(*golden_, "single.input_ids")}};
-  for (const std::string split : {"19", "5", "1"}) {
+  std::vector<std::string> splits = {"19", "5", "1"};
+  // The angles of dynamic scaling depend on the length, which the first pieces can't know.
+  if (GetParam() == "fork-rope-dynamic") splits.resize(1);
+  for (const std::string& split : splits) {
     const auto output = run(input, {"--hidden-states", "--states", "--split", split});
     for (const TensorInfo& tensor : golden_->tensors()) {
       const std::string prefix = "single.";

@@ -133,7 +133,8 @@ TEST(Generate, TakesPromptsInBracketsAsTheyAre) {
 }
 
 TEST(Generate, TakesPromptsThatLookLikeOptionsAfterTwoDashes) {
-  EXPECT_EQ(run_json({"generate", "-n", "1", "--json", "--", "--seed"}).at(0)["prompt"], "--seed");
+  const ProcessResult result = mamba2_command({"generate", "-n", "1", "--json", "--", "--seed"});
+  EXPECT_EQ(json_lines(result.out).at(0)["prompt"], "--seed") << result.err;
 }
 
 TEST(Generate, TakesThePromptAfterALoneEarlyStopping) {

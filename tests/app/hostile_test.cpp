@@ -51,6 +51,7 @@ TEST_P(BadConfig, IsRefusedByName) {
   const TemporaryFolder folder;
   const std::string model = folder.copy(golden("hf-basic"), "model");
   Json config = read_json_file(model + "/config.json");
+  config["time_step_limit"] = {0.0, {{"__float__", "Infinity"}}};  // infinity has no place in what dump() writes
   config[field] = parse_json(value, "test");
   folder.write("model/config.json", config.dump());
   expect_refused(model, {"error: ", field});
@@ -137,7 +138,7 @@ TEST(HostileModel, WithAFolderForWeightsOrTokenizer) {
 
 TEST(HostileModel, WithNamesOfControlCharactersIsOneLine) {
   const TemporaryFolder folder;
-  expect_error(mamba2_command({"generate", "x", "--model", folder / "a\nb\x1B[31m\xFF"}), 1, {"\\x0A"});
+  expect_error(mamba2_command({"generate", "x", "--model", folder / "a\nb\x1B[31m\xFF"}), 1, {"\\x0a"});
 }
 
 TEST(HostileTokenizer, IsRefusedByName) {

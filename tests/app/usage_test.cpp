@@ -75,12 +75,13 @@ TEST_P(WrongValue, IsNamedInOneLine) {
   const auto [option, value] = GetParam();
   const ProcessResult result = mamba2_command({"generate", "The", option, value});
   EXPECT_THAT(result.exit_code, testing::AnyOf(1, 2)) << option << " " << value;
-  std::string field(option + 2);
   expect_error(result, result.exit_code, {});
-  // the option by its name or the field by its own
-  std::string underscored = field;
-  for (char& c : underscored) c = c == '-' ? '_' : c;
-  EXPECT_THAT(result.err, testing::AnyOf(HasSubstr(field), HasSubstr(underscored)));
+  // an option is named by itself or by its field
+  auto in_words = [](std::string text) {
+    for (char& c : text) c = c == '-' || c == '_' ? ' ' : c;
+    return text;
+  };
+  EXPECT_THAT(in_words(result.err), HasSubstr(in_words(option + 2)));
 }
 
 using Value = std::pair<const char*, const char*>;
@@ -97,8 +98,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Value{"--seed", "-1"}, Value{"--threads", "100000"}, Value{"--threads", "-1"},
                     Value{"--device", "tpu"}, Value{"--dtype", "i3"}, Value{"--state-dtype", "q4"},
                     Value{"--gated-norm", "no"}, Value{"--bad-words-ids", "7"}, Value{"--bad-words-ids", "[[]]"},
-                    Value{"--eos-token-id", "1,,2"}, Value{"--suppress-tokens", "a"},
-                    Value{"--early-stopping", "maybe"}, Value{"--log-level", "loud"},
+                    Value{"--eos-token-id", "1,,2"}, Value{"--suppress-tokens", "a"}, Value{"--log-level", "loud"},
                     Value{"--sequence-bias", "[[1,2]]"}));
 
 TEST(Usage, SeveralSamplesNeedSamplingOrBeams) {

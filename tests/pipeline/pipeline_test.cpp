@@ -104,7 +104,7 @@ TEST(TextClassificationPipeline, ReturnsTheLikeliestLabel) {
 TEST(Pipeline, NamesATaskItDoesNotKnow) {
   EXPECT_THAT([] { pipeline("translation\n", classics); },
               testing::ThrowsMessage<Error>(
-                  testing::AllOf(testing::HasSubstr("translation\\x0A"), testing::HasSubstr("text-generation"))));
+                  testing::AllOf(testing::HasSubstr("translation\\x0a"), testing::HasSubstr("text-generation"))));
 }
 
 TEST(Pipeline, NamesAModelWithoutAClassificationHead) {
