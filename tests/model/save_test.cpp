@@ -63,8 +63,9 @@ TEST_P(SaveOf, EveryTensorIsRoundedToTheDtypeThatWasAskedFor) {
     }
     EXPECT_EQ(converted->tensors().size(), kept->tensors().size());
   }
-  if (expected_dialect(GetParam()) != Dialect::state_spaces)  // which has no word for it
+  if (expected_dialect(GetParam()) != Dialect::state_spaces) {  // which has no word for it
     EXPECT_THAT(test::read_text(path("bf16/config.json")), HasSubstr(R"("torch_dtype": "bfloat16")"));
+  }
 }
 
 class SaveOfClassifier : public SaveOf {};
