@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "mamba2/checkpoint/tensor_source.h"

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "mamba2/base/file.h"

@@ -1,3 +1,5 @@
+#include <sstream>
+
 #include "tests/app/support.h"
 
 namespace mamba2 {

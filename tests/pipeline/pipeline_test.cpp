@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 
 #include "mamba2/base/error.h"
 #include "mamba2/pipeline/auto.h"
