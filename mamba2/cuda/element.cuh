@@ -32,19 +32,60 @@ constexpr int vector_bytes = 16;
 template <class T>
 constexpr int vector_elements = vector_bytes / static_cast<int>(sizeof(T));
 
-/// Sixteen bytes of elements, moved at once.
+/// Two elements of 2 bytes as floats, the lower half first; and two floats rounded to such a pair.
+__device__ __forceinline__ float2 unpacked(unsigned pair, __nv_bfloat16) {
+  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000U)};
+}
+__device__ __forceinline__ float2 unpacked(unsigned pair, __half) {
+  __half2 halves;
+  *reinterpret_cast<unsigned*>(&halves) = pair;
+  return __half22float2(halves);
+}
+__device__ __forceinline__ unsigned packed(float low, float high, __nv_bfloat16) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const unsigned*>(&pair);
+}
+__device__ __forceinline__ unsigned packed(float low, float high, __half) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const unsigned*>(&pair);
+}
+
+/// Sixteen bytes of elements, moved at once, as floats.  They travel as uint4: a struct of elements would be taken apart
+/// into 2-byte accesses.
 template <class T>
-struct alignas(vector_bytes) Vector {
-  T at[vector_elements<T>];
-};
+__device__ __forceinline__ void unpack_vector(float (&to)[vector_elements<T>], const uint4& from) {
+  const unsigned words[4] = {from.x, from.y, from.z, from.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 4) {
+      to[i] = __uint_as_float(words[i]);
+    } else {
+      const float2 pair = unpacked(words[i], T());
+      to[2 * i] = pair.x;
+      to[2 * i + 1] = pair.y;
+    }
+  }
+}
 
 template <class T>
-__device__ __forceinline__ Vector<T> load_vector(const T* from) {
-  return *reinterpret_cast<const Vector<T>*>(from);
+__device__ __forceinline__ uint4 pack_vector(const float (&from)[vector_elements<T>]) {
+  unsigned words[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 4) {
+      words[i] = __float_as_uint(from[i]);
+    } else {
+      words[i] = packed(from[2 * i], from[2 * i + 1], T());
+    }
+  }
+  return {words[0], words[1], words[2], words[3]};
 }
-template <class T>
-__device__ __forceinline__ void store_vector(T* to, const Vector<T>& value) {
-  *reinterpret_cast<Vector<T>*>(to) = value;
+
+__device__ __forceinline__ uint4 load_vector(const void* from) {
+  return *static_cast<const uint4*>(from);
+}
+__device__ __forceinline__ void store_vector(void* to, const uint4& value) {
+  *static_cast<uint4*>(to) = value;
 }
 
 __device__ __forceinline__ float sigmoid(float value) { return 1.0F / (1.0F + __expf(-value)); }

@@ -74,13 +74,42 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, int c
       : "memory");
 }
 
-__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+/// Brings a box into the L2 cache.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int column, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(column), "r"(row) : "memory");
+}
+
+/// Copies a box from shared memory to the tensor, rows past the last one left out; part of this thread's bulk group.
+__device__ __forceinline__ void store_box(const CUtensorMap* map, int column, int row, const void* from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];\n"
+               "cp.async.bulk.commit_group;" ::"l"(map),
+               "r"(column), "r"(row), "r"(shared_address(from))
+               : "memory");
+}
+/// Waits until this thread's stores have read their shared memory.
+__device__ __forceinline__ void wait_stores_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 /// Orders this thread's earlier ordinary accesses to shared memory before later ones of tensor cores and copy engine.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// ---- small asynchronous copies ----
+
+/// Copies a float to shared memory, or writes zero where there is none; part of this thread's copy group.
+__device__ __forceinline__ void copy_float(float* to, const float* from, bool exists) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(exists ? 4 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Waits until at most Pending of this thread's copy groups are unfinished.
+template <int Pending>
+__device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
 // ---- tensor cores ----
@@ -130,27 +159,6 @@ __device__ __forceinline__ void store_transposed(std::uint32_t row_address, cons
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address), "r"(from[0]),
                "r"(from[1]), "r"(from[2]), "r"(from[3])
                : "memory");
-}
-
-/// Two floats rounded to a pair of elements, the first in the lower half.
-__device__ __forceinline__ std::uint32_t packed(float low, float high, __nv_bfloat16) {
-  std::uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-__device__ __forceinline__ std::uint32_t packed(float low, float high, __half) {
-  std::uint32_t pair;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-
-__device__ __forceinline__ float2 unpacked(std::uint32_t pair, __nv_bfloat16) {
-  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000U)};
-}
-__device__ __forceinline__ float2 unpacked(std::uint32_t pair, __half) {
-  __half2 halves;
-  *reinterpret_cast<std::uint32_t*>(&halves) = pair;
-  return __half22float2(halves);
 }
 
 /// 2^value, to 2 units in the last place; results below 2^-126 are zero.

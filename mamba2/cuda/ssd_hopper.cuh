@@ -15,7 +15,8 @@ constexpr int head_dim = 64;
 constexpr int heads_per_block = 2;
 constexpr int warpgroup = 128;  // threads
 constexpr int scanners = heads_per_block * warpgroup;
-constexpr int block_threads = scanners + warpgroup;  // the last warpgroup's first warp loads
+constexpr int block_threads = scanners + warpgroup;  // the last warpgroup loads
+constexpr int full_arrivals = 1 + heads_per_block;   // one warp starts copies, one a head prepares its decays
 constexpr int panel_bytes = chunk * panel_row_bytes;
 constexpr float log2_e = 1.44269504088896340736F;
 
@@ -188,12 +189,37 @@ __device__ __forceinline__ float2 running_sum(float2 value) {
   return {both - value.y, both};
 }
 
-/// A lane's two tokens' dt of one head; zero from `end` on, so that missing tokens neither decay nor add.
-__device__ __forceinline__ float2 read_dt(const SsdScan& scan, std::int64_t first, std::int64_t end, int head) {
-  const std::int64_t token = first + static_cast<int>(threadIdx.x) % 32 * 2;
-  const float* dt = scan.dt + token * scan.dt_stride + head;
-  return {token < end ? dt[0] : 0.0F, token + 1 < end ? dt[scan.dt_stride] : 0.0F};
-}
+/// One head's dt on its way to the warp that turns it into decays, a few chunks ahead of use; a lane has two tokens.
+class DtAhead {
+ public:
+  static constexpr int depth = 4;
+  using Buffer = float[depth][chunk];
+
+  __device__ DtAhead(Buffer& buffer, const SsdScan& scan, int head) : buffer_(buffer), dt_(scan.dt + head), stride_(scan.dt_stride) {}
+
+  /// Starts copying the chunk whose first token is `first` into place i; tokens from `end` on count as zero, so that
+  /// they neither decay nor add.
+  __device__ void start(int i, std::int64_t first, std::int64_t end) {
+    for (int e = 0; e < 2; ++e) {
+      const std::int64_t token = first + 2 * lane() + e;
+      copy_float(&buffer_[i % depth][2 * lane() + e], dt_ + min(token, end - 1) * stride_, token < end);
+    }
+    commit_copies();
+  }
+  /// Counts as a start where there is no chunk left.
+  __device__ void start_nothing() { commit_copies(); }
+  /// What was started `depth - 1` starts before the last one.
+  __device__ float2 finish(int i) {
+    wait_copies<depth - 1>();
+    return *reinterpret_cast<const float2*>(&buffer_[i % depth][2 * lane()]);
+  }
+
+ private:
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  Buffer& buffer_;
+  const float* dt_;
+  std::int64_t stride_;
+};
 
 /// Calls f(element, state, state_size) with the types and the size that the tensor core path is built for.
 template <class F>

@@ -7,9 +7,9 @@
 
 namespace mamba2::cuda {
 
-/// Tensor maps of x, B and C in panels of ssd_chunk_tokens rows.
+/// Tensor maps in panels of ssd_chunk_tokens rows.
 struct SsdMaps {
-  CUtensorMap x, B, C;
+  CUtensorMap x, B, C, out;
 };
 
 /// States between the passes.  A sequence longer than a segment has one part per part_tokens and, before them, an entry

@@ -2,10 +2,10 @@
 //
 //   state = sum over j of exp(cum_end - cum_j) dt_j x_j B_j^T      (64 x N)
 //
-// Parallel: parts x pairs of heads; a warpgroup has a head's state in registers, a ninth warp loads.  Chunks go backwards
+// Parallel: parts x pairs of heads; a warpgroup has a head's state in registers, a third one loads.  Chunks go backwards
 // from the part's end, so that decays are counted from there: the sums that matter most are the shortest and most
 // exact, and the state is never rescaled, the tensor cores only add to it.
-// Streamed: x (a panel a head) and B (shared by both heads) by bulk copies, six stages deep; dt by the loading warp,
+// Streamed: x (a panel a head) and B (shared by both heads) by bulk copies, six stages deep; dt by one warp a head,
 // which turns it into one weight a token.  x becomes the A operand in registers, weighted on the way; B is read from
 // shared memory by columns.
 // Bytes: x, B and dt once more than a single pass would; so parts cover only what lies before a sequence's last segment.
@@ -30,47 +30,63 @@ template <int N>
 struct PartShared {
   PartStage<N> stage[stages];
   float weight[stages][heads_per_block][chunk];
+  DtAhead::Buffer dt[heads_per_block];
   float decay[heads_per_block];
   std::uint64_t full[stages], empty[stages], done;
 };
 
-template <class T, int N>
-__device__ void load_part(PartShared<N>& shared, const SsdScan& scan, const SsdMaps& maps, const Heads& heads,
-                          std::int64_t first, int chunks) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  float rest[heads_per_block] = {};
-  float rate[heads_per_block];
-#pragma unroll
-  for (int h = 0; h < heads_per_block; ++h) rate[h] = scan.A[heads.of(h)] * log2_e;
-  for (int i = 0; i < chunks; ++i) {
-    const int s = i % stages;
-    const std::int64_t token = first + static_cast<std::int64_t>(chunks - 1 - i) * chunk;
-    float2 dt[heads_per_block];
-#pragma unroll
-    for (int h = 0; h < heads_per_block; ++h) dt[h] = read_dt(scan, token, token + chunk, heads.of(h));
-    barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
+/// A part's chunks in the order in which they are taken.
+struct Part {
+  std::int64_t first;
+  int chunks;
+  __device__ std::int64_t token(int i) const { return first + static_cast<std::int64_t>(chunks - 1 - i) * chunk; }
+};
+
+/// Run by one thread.
+template <int N>
+__device__ void copy_part(PartShared<N>& shared, const SsdMaps& maps, const Heads& heads, const Part& part) {
+  for (int i = 0; i < part.chunks; ++i) {
+    const int s = i % stages, token = static_cast<int>(part.token(i));
     PartStage<N>& stage = shared.stage[s];
-    if (lane == 0) {
-      barrier_arrive_expect(&shared.full[s], static_cast<int>(sizeof(PartStage<N>)));
-      for (int panel = 0; panel < N / 64; ++panel)
-        copy_box(stage.B[panel], &maps.B, heads.group * N + panel * 64, static_cast<int>(token), &shared.full[s]);
-      for (int h = 0; h < heads_per_block; ++h)
-        copy_box(stage.x[h], &maps.x, heads.of(h) * head_dim, static_cast<int>(token), &shared.full[s]);
+    barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
+    barrier_arrive_expect(&shared.full[s], static_cast<int>(sizeof(PartStage<N>)));
+    for (int panel = 0; panel < N / 64; ++panel)
+      copy_box(stage.B[panel], &maps.B, heads.group * N + panel * 64, token, &shared.full[s]);
+    for (int h = 0; h < heads_per_block; ++h)
+      copy_box(stage.x[h], &maps.x, heads.of(h) * head_dim, token, &shared.full[s]);
+  }
+}
+
+/// Run by one warp for head `index` of the block.
+template <int N>
+__device__ void weigh_part(PartShared<N>& shared, const SsdScan& scan, int head, int index, const Part& part) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const float rate = scan.A[head] * log2_e;
+  DtAhead ahead(shared.dt[index], scan, head);
+  auto start = [&](int i) {
+    if (i < part.chunks) {
+      ahead.start(i, part.token(i), part.token(i) + chunk);
+    } else {
+      ahead.start_nothing();
     }
-#pragma unroll
-    for (int h = 0; h < heads_per_block; ++h) {
-      const float2 sum = running_sum({dt[h].x * rate[h], dt[h].y * rate[h]});
-      const float whole = __shfl_sync(0xFFFFFFFFU, sum.y, 31);
-      float* weight = shared.weight[s][h] + 2 * lane;
-      weight[0] = exp2_fast(rest[h] + (whole - sum.x)) * dt[h].x;
-      weight[1] = exp2_fast(rest[h] + (whole - sum.y)) * dt[h].y;
-      rest[h] += whole;
-    }
+  };
+  for (int i = 0; i < DtAhead::depth - 1; ++i) start(i);
+  float rest = 0.0F;
+  for (int i = 0; i < part.chunks; ++i) {
+    const int s = i % stages;
+    start(i + DtAhead::depth - 1);
+    const float2 dt = ahead.finish(i);
+    const float2 sum = running_sum({dt.x * rate, dt.y * rate});
+    const float whole = __shfl_sync(0xFFFFFFFFU, sum.y, 31);
+    barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
+    *reinterpret_cast<float2*>(shared.weight[s][index] + 2 * lane) = {exp2_fast(rest + (whole - sum.x)) * dt.x,
+                                                                      exp2_fast(rest + (whole - sum.y)) * dt.y};
+    rest += whole;
     __syncwarp();
     if (lane == 0) barrier_arrive(&shared.full[s]);
   }
   if (lane == 0) {
-    for (int h = 0; h < heads_per_block; ++h) shared.decay[h] = rest[h];
+    shared.decay[index] = rest;
     barrier_arrive(&shared.done);
   }
 }
@@ -124,10 +140,10 @@ __global__ void __launch_bounds__(block_threads, 1)
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < stages; ++s) {
-      barrier_init(&shared.full[s], 2);
+      barrier_init(&shared.full[s], full_arrivals);
       barrier_init(&shared.empty[s], scanners / 32);
     }
-    barrier_init(&shared.done, 1);
+    barrier_init(&shared.done, heads_per_block);
     barrier_init_fence();
   }
   __syncthreads();
@@ -135,7 +151,11 @@ __global__ void __launch_bounds__(block_threads, 1)
   const int chunks = tiles.part_tokens / chunk;
   if (threadIdx.x >= scanners) {
     give_registers<loader_registers>();
-    if (threadIdx.x < scanners + 32 && piece.index > 0) load_part<T, N>(shared, scan, maps, heads, start + before, chunks);
+    const int warp = static_cast<int>(threadIdx.x - scanners) / 32;
+    const Part part{start + before, chunks};
+    if (piece.index == 0) return;
+    if (threadIdx.x == scanners) copy_part<N>(shared, maps, heads, part);
+    if (warp >= 1 && warp <= heads_per_block) weigh_part<N>(shared, scan, heads.of(warp - 1), warp - 1, part);
   } else {
     take_registers<scanner_registers>();
     const Lane lane;

@@ -6,10 +6,12 @@
 // Parallel: segments x pairs of heads.  A warpgroup keeps its head's state in registers over the whole segment: f32 as
 // accumulator, and rounded as the A operand of S C^T; x^T is the A operand of the other two products.  Everything that is
 // shared by the heads of a group (C B^T) is computed once for the pair, each warpgroup every other 8 columns, so that
-// both have as many entries under the diagonal; it leaves M for both heads in shared memory.
-// Streamed: x, B, C by bulk copies three chunks deep; a ninth warp loads and turns dt into the four decays per token.
-// y^T goes out through the x panel it came in by, transposed, 32 bytes a row and warp.
-// Why 64 tokens: a chunk costs 64 x 64 exponentials and 2 x 64 x 64 x 64 products a head that grow with its length,
+// both have as many entries under the diagonal; it leaves M for both heads in shared memory, one chunk ahead of use, so
+// that exponentials run while the tensor cores work on the chunk before.
+// Streamed: x, B, C by bulk copies three chunks deep (x further ahead into L2), by one thread of a third warpgroup; two
+// of its warps turn dt into the decays.  y^T goes out transposed through a panel of its own and a bulk copy; the last
+// chunk of a sequence, and a gated one, by ordinary stores.
+// Why 64 tokens: a chunk costs 64 x 64 entries of M and 2 x 64 x 64 x 64 products a head that grow with its length,
 // against 4 x 64 x 64 x 128 that do not.  Exponents are differences of sums, never positive, so nothing overflows.
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/ssd_hopper.cuh"
@@ -22,12 +24,18 @@ constexpr int stages = 3;
 // Three warpgroups share 65536 registers: 168 a thread on average.
 constexpr int loader_registers = 40, scanner_registers = 232;
 
-/// What the loading warp makes of a head's dt.
+// Rows of M that one warp writes; columns before them take their decay from tables, as a product of two factors.
+constexpr int band = 16;
+constexpr int bands = chunk / band;
+
+/// What becomes of a head's dt.
 struct Decays {
   float cumulative[chunk];  // log2
   float dt[chunk];
-  float from_start[chunk];
-  float to_end[chunk];  // times dt
+  float from_start[chunk];                      // to the token, its own included
+  float from_band[chunk];                       // from the first token of its band
+  float to_end[chunk];                          // times dt
+  float to_band[bands - 1][chunk - band];       // [b][j]: from token j < 16 (b + 1) to the first one of band b + 1, times dt
 };
 
 template <int N>
@@ -41,56 +49,85 @@ template <int N>
 struct SegmentShared {
   SegmentStage<N> stage[stages];
   std::byte M[2][heads_per_block][panel_bytes];  // rows i, columns j; chunks take turns
+  std::byte out[heads_per_block][panel_bytes];
   Decays decays[stages][heads_per_block];
+  DtAhead::Buffer dt[heads_per_block];
   std::uint64_t full[stages], empty[stages];
+  std::uint64_t M_full[2], M_empty[2];
 };
 
 /// The block's run of tokens.
 struct Segment {
   std::int64_t first, end;
   __device__ int chunks() const { return static_cast<int>((end - first + chunk - 1) / chunk); }
+  /// Tokens of chunk c.
+  __device__ int valid(int c) const { return static_cast<int>(min(end - first - c * chunk, std::int64_t{chunk})); }
 };
 
+/// Run by one thread.
 template <int N>
-__device__ void load_segment(SegmentShared<N>& shared, const SsdScan& scan, const SsdMaps& maps, const Heads& heads,
-                             const Segment& segment) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  float rate[heads_per_block];
-#pragma unroll
-  for (int h = 0; h < heads_per_block; ++h) rate[h] = scan.A[heads.of(h)] * log2_e;
+__device__ void copy_segment(SegmentShared<N>& shared, const SsdMaps& maps, const Heads& heads, const Segment& segment) {
+  constexpr int prefetch_distance = 3;  // chunks beyond the one being copied
   const int chunks = segment.chunks();
   for (int i = 0; i < chunks; ++i) {
-    const int s = i % stages;
-    const std::int64_t token = segment.first + static_cast<std::int64_t>(i) * chunk;
-    float2 dt[heads_per_block];
-#pragma unroll
-    for (int h = 0; h < heads_per_block; ++h) dt[h] = read_dt(scan, token, segment.end, heads.of(h));
-    barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
+    const int s = i % stages, token = static_cast<int>(segment.first) + i * chunk;
     SegmentStage<N>& stage = shared.stage[s];
-    if (lane == 0) {
-      barrier_arrive_expect(&shared.full[s], static_cast<int>(sizeof(SegmentStage<N>)));
-      for (int panel = 0; panel < N / 64; ++panel) {
-        copy_box(stage.B[panel], &maps.B, heads.group * N + panel * 64, static_cast<int>(token), &shared.full[s]);
-        copy_box(stage.C[panel], &maps.C, heads.group * N + panel * 64, static_cast<int>(token), &shared.full[s]);
-      }
-      for (int h = 0; h < heads_per_block; ++h)
-        copy_box(stage.x[h], &maps.x, heads.of(h) * head_dim, static_cast<int>(token), &shared.full[s]);
+    if (i + prefetch_distance < chunks) {
+      for (int h = 0; h < heads.count; ++h)
+        prefetch_box(&maps.x, heads.of(h) * head_dim, token + prefetch_distance * chunk);
     }
+    barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
+    barrier_arrive_expect(&shared.full[s], static_cast<int>(sizeof(SegmentStage<N>)));
+    for (int panel = 0; panel < N / 64; ++panel) {
+      copy_box(stage.B[panel], &maps.B, heads.group * N + panel * 64, token, &shared.full[s]);
+      copy_box(stage.C[panel], &maps.C, heads.group * N + panel * 64, token, &shared.full[s]);
+    }
+    for (int h = 0; h < heads_per_block; ++h)
+      copy_box(stage.x[h], &maps.x, heads.of(h) * head_dim, token, &shared.full[s]);
+  }
+}
+
+/// Fills in a chunk's decays; each lane has tokens 2 lane and 2 lane + 1.
+__device__ void write_decays(Decays& decays, float2 dt, float rate) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const float2 sum = running_sum({dt.x * rate, dt.y * rate});
+  const float whole = __shfl_sync(0xFFFFFFFFU, sum.y, 31);
+  const float band_start = __shfl_sync(0xFFFFFFFFU, sum.x, lane / (band / 2) * (band / 2));
+  auto put = [lane](float* to, float first, float second) { *reinterpret_cast<float2*>(to + 2 * lane) = {first, second}; };
+  put(decays.cumulative, sum.x, sum.y);
+  put(decays.dt, dt.x, dt.y);
+  put(decays.from_start, exp2_fast(sum.x), exp2_fast(sum.y));
+  put(decays.from_band, exp2_fast(sum.x - band_start), exp2_fast(sum.y - band_start));
+  put(decays.to_end, exp2_fast(whole - sum.x) * dt.x, exp2_fast(whole - sum.y) * dt.y);
 #pragma unroll
-    for (int h = 0; h < heads_per_block; ++h) {
-      const float2 sum = running_sum({dt[h].x * rate[h], dt[h].y * rate[h]});
-      const float whole = __shfl_sync(0xFFFFFFFFU, sum.y, 31);
-      Decays& decays = shared.decays[s][h];
-      auto put = [lane](float* to, float first, float second) {
-        *reinterpret_cast<float2*>(to + 2 * lane) = {first, second};
-      };
-      put(decays.cumulative, sum.x, sum.y);
-      put(decays.dt, dt[h].x, dt[h].y);
-      put(decays.from_start, exp2_fast(sum.x), exp2_fast(sum.y));
-      put(decays.to_end, exp2_fast(whole - sum.x) * dt[h].x, exp2_fast(whole - sum.y) * dt[h].y);
+  for (int b = 1; b < bands; ++b) {
+    const float start = __shfl_sync(0xFFFFFFFFU, sum.x, b * (band / 2));
+    if (lane < b * (band / 2)) put(decays.to_band[b - 1], exp2_fast(start - sum.x) * dt.x, exp2_fast(start - sum.y) * dt.y);
+  }
+}
+
+/// Run by one warp for head `index` of the block.
+template <int N>
+__device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, int head, int index, const Segment& segment) {
+  const float rate = scan.A[head] * log2_e;
+  const int chunks = segment.chunks();
+  DtAhead ahead(shared.dt[index], scan, head);
+  auto start = [&](int i) {
+    if (i < chunks) {
+      ahead.start(i, segment.first + static_cast<std::int64_t>(i) * chunk, segment.end);
+    } else {
+      ahead.start_nothing();
     }
+  };
+  for (int i = 0; i < DtAhead::depth - 1; ++i) start(i);
+  for (int i = 0; i < chunks; ++i) {
+    const int s = i % stages;
+    start(i + DtAhead::depth - 1);
+    const float2 dt = ahead.finish(i);
+    barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
+    write_decays(shared.decays[s][index], dt, rate);
     __syncwarp();
-    if (lane == 0) barrier_arrive(&shared.full[s]);
+    if (threadIdx.x % 32 == 0) barrier_arrive(&shared.full[s]);
   }
 }
 
@@ -120,26 +157,46 @@ __device__ void multiply_CB(float (&CB)[16], const SegmentStage<N>& stage, int i
   }
 }
 
-/// M of one head from C B^T, this warpgroup's columns.  What lies above the diagonal's 8-column groups stays zero.
+/// M of one head from C B^T, this warpgroup's columns of this warp's band.  Bands after it stay zero.
 template <class T>
 __device__ void write_M(std::byte* M, const float (&CB)[16], const Decays& decays, int index, const Lane& lane) {
-  const int i0 = 16 * lane.warp + lane.row, i1 = i0 + 8;
-  const float cum0 = decays.cumulative[i0], cum1 = decays.cumulative[i1];
+  const int i0 = band * lane.warp + lane.row, i1 = i0 + 8;
+  const float to0 = decays.from_band[i0], to1 = decays.from_band[i1];
+  auto put = [&](int k, float a, float b, float c, float d) {
+    std::byte* at = M + panel_offset(i0, 2 * k + index) + 2 * lane.column;
+    *reinterpret_cast<std::uint32_t*>(at) = packed(a, b, T());
+    *reinterpret_cast<std::uint32_t*>(at + panel_atom_bytes) = packed(c, d, T());
+  };
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const int piece = 2 * k + index, j = 8 * piece + lane.column;
-    if (8 * piece > 16 * lane.warp + 15) continue;
-    const float2 cum = *reinterpret_cast<const float2*>(decays.cumulative + j);
-    const float2 dt = *reinterpret_cast<const float2*>(decays.dt + j);
-    auto entry = [&](float cb, int i, int column, float cum_i, float cum_j, float dt_j) {
-      return column <= i ? cb * dt_j * exp2_fast(cum_i - cum_j) : 0.0F;
-    };
-    std::byte* at = M + panel_offset(i0, piece) + 2 * lane.column;
-    *reinterpret_cast<std::uint32_t*>(at) = packed(entry(CB[4 * k], i0, j, cum0, cum.x, dt.x),
-                                                   entry(CB[4 * k + 1], i0, j + 1, cum0, cum.y, dt.y), T());
-    *reinterpret_cast<std::uint32_t*>(at + panel_atom_bytes) = packed(
-        entry(CB[4 * k + 2], i1, j, cum1, cum.x, dt.x), entry(CB[4 * k + 3], i1, j + 1, cum1, cum.y, dt.y), T());
+  for (int k = 0; k < bands; ++k) {
+    const int j = 8 * (2 * k + index) + lane.column;
+    if (k < lane.warp) {
+      const float2 from = *reinterpret_cast<const float2*>(&decays.to_band[lane.warp - 1][j]);
+      put(k, CB[4 * k] * from.x * to0, CB[4 * k + 1] * from.y * to0, CB[4 * k + 2] * from.x * to1,
+          CB[4 * k + 3] * from.y * to1);
+    } else if (k == lane.warp) {
+      const float2 cum = *reinterpret_cast<const float2*>(decays.cumulative + j);
+      const float2 dt = *reinterpret_cast<const float2*>(decays.dt + j);
+      const float cum0 = decays.cumulative[i0], cum1 = decays.cumulative[i1];
+      auto entry = [](float cb, int i, int column, float cum_i, float cum_j, float dt_j) {
+        const float value = cb * dt_j * exp2_fast(cum_i - cum_j);
+        return column <= i ? value : 0.0F;
+      };
+      put(k, entry(CB[4 * k], i0, j, cum0, cum.x, dt.x), entry(CB[4 * k + 1], i0, j + 1, cum0, cum.y, dt.y),
+          entry(CB[4 * k + 2], i1, j, cum1, cum.x, dt.x), entry(CB[4 * k + 3], i1, j + 1, cum1, cum.y, dt.y));
+    }
   }
+}
+
+/// M of chunk c for both heads.
+template <class T, int N>
+__device__ void produce_M(SegmentShared<N>& shared, const float (&CB)[16], int c, int stage, int index, const Lane& lane) {
+  barrier_wait(&shared.M_empty[c % 2], (c / 2 + 1) % 2);
+#pragma unroll
+  for (int h = 0; h < heads_per_block; ++h) write_M<T>(shared.M[c % 2][h], CB, shared.decays[stage][h], index, lane);
+  fence_async_proxy();
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier_arrive(&shared.M_full[c % 2]);
 }
 
 /// y^T = S C^T with S rounded.
@@ -189,10 +246,9 @@ __device__ void add_to_state(StateFragment<N>& state, const std::uint32_t (&x)[4
   }
 }
 
-/// Rounds y^T, turns it in place of x and writes the valid tokens' rows, gated where there is a gate.
+/// Rounds y^T and turns it, into rows of tokens.
 template <class T>
-__device__ void write_out(std::byte* panel, const float (&y)[32], const SsdScan& scan, std::int64_t token, int valid,
-                          int head, const Lane& lane) {
+__device__ void turn_out(std::byte* panel, const float (&y)[32], const Lane& lane) {
 #pragma unroll
   for (int block = 0; block < 4; ++block) {
     std::uint32_t pairs[4];
@@ -200,72 +256,86 @@ __device__ void write_out(std::byte* panel, const float (&y)[32], const SsdScan&
     for (int r = 0; r < 4; ++r) pairs[r] = packed(y[8 * block + 2 * r], y[8 * block + 2 * r + 1], T());
     store_transposed(channel_fragment_address(shared_address(panel), lane.warp, block), pairs);
   }
-  __syncwarp();
-  const int in_warp = static_cast<int>(threadIdx.x) % 32;
-  const int piece = 2 * lane.warp + in_warp % 2;
+}
+
+/// Writes the valid tokens' rows, gated where there is a gate.
+template <class T>
+__device__ void write_rows(const std::byte* panel, const SsdScan& scan, std::int64_t token, int valid, int head,
+                           const Lane& lane) {
+  const int piece = lane.thread() % 8;
   const std::int64_t channel = static_cast<std::int64_t>(head) * head_dim + piece * 8;
-#pragma unroll
-  for (int block = 0; block < 4; ++block) {
-    const int i = 16 * block + in_warp / 2;
-    if (i >= valid) continue;
-    auto row = *reinterpret_cast<const Vector<T>*>(panel + panel_offset(i, piece));
+  for (int i = lane.thread() / 8; i < valid; i += warpgroup / 8) {
+    uint4 row = load_vector(panel + panel_offset(i, piece));
     if (scan.z.data != nullptr) {
-      const auto z = load_vector(static_cast<const T*>(scan.z.data) + (token + i) * scan.z.stride + channel);
+      float y[8], z[8];
+      unpack_vector<T>(y, row);
+      unpack_vector<T>(z, load_vector(static_cast<const T*>(scan.z.data) + (token + i) * scan.z.stride + channel));
 #pragma unroll
-      for (int e = 0; e < 8; ++e) row.at[e] = rounded<T>(as_float(row.at[e]) * silu(as_float(z.at[e])));
+      for (int e = 0; e < 8; ++e) y[e] *= silu(z[e]);
+      row = pack_vector<T>(y);
     }
     store_vector(static_cast<T*>(scan.out.data) + (token + i) * scan.out.stride + channel, row);
   }
 }
 
+/// Chunk c has arrived and holds nothing of other sequences.
+template <int N>
+__device__ void enter_chunk(SegmentShared<N>& shared, const Segment& segment, int c) {
+  barrier_wait(&shared.full[c % stages], c / stages % 2);
+  const int valid = segment.valid(c);
+  if (valid < chunk) clear_rows(shared.stage[c % stages], valid);
+}
+
 template <class T, int N>
-__device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, const SsdScan& scan, const Segment& segment,
-                             const Heads& heads, int index, const Lane& lane) {
+__device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, const SsdScan& scan, const SsdMaps& maps,
+                             const Segment& segment, const Heads& heads, int index, const Lane& lane) {
   const int head = heads.of(index);
   float D[2] = {};
   if (scan.D != nullptr) {
     for (int half = 0; half < 2; ++half)
       D[half] = scan.D[head * scan.D_head_stride + (16 * lane.warp + lane.row + 8 * half) * scan.D_channel_stride];
   }
+  const bool stored = index < heads.count;
   const int chunks = segment.chunks();
+  float CB[16];
+  enter_chunk(shared, segment, 0);
+  wgmma_fence();
+  multiply_CB<T, N>(CB, shared.stage[0], index);
+  wgmma_commit();
+  wgmma_wait<0>();
+  produce_M<T, N>(shared, CB, 0, 0, index, lane);
+
   for (int c = 0; c < chunks; ++c) {
     const int s = c % stages;
-    const std::int64_t token = segment.first + static_cast<std::int64_t>(c) * chunk;
-    const int valid = static_cast<int>(min(static_cast<std::int64_t>(chunk), segment.end - token));
     SegmentStage<N>& stage = shared.stage[s];
-    barrier_wait(&shared.full[s], c / stages % 2);
-    if (valid < chunk) clear_rows(stage, valid);
-
-    std::uint32_t S[N / 16][4];
+    std::uint32_t S[N / 16][4], x[4][4], weighted[4][4];
+    float y[32];
 #pragma unroll
     for (int k = 0; k < N / 16; ++k) {
 #pragma unroll
       for (int r = 0; r < 4; ++r) S[k][r] = packed(state[8 * k + 2 * r], state[8 * k + 2 * r + 1], T());
     }
-    float CB[16], y[32];
     wgmma_fence();
-    multiply_CB<T, N>(CB, stage, index);
-    wgmma_commit();
     multiply_state<T, N>(y, S, stage);
     wgmma_commit();
 
-    std::uint32_t x[4][4];
+    // after the last chunk its own C B^T once more, for an M that nobody reads: a branch around products costs more
+    const int next = min(c + 1, chunks - 1);
+    if (next > c) enter_chunk(shared, segment, next);
+    wgmma_fence();
+    multiply_CB<T, N>(CB, shared.stage[next % stages], index);
+    wgmma_commit();
+
 #pragma unroll
     for (int block = 0; block < 4; ++block)
       load_transposed(x[block], channel_fragment_address(shared_address(stage.x[index]), lane.warp, block));
-    wgmma_wait<1>();
-#pragma unroll
-    for (int h = 0; h < heads_per_block; ++h) write_M<T>(shared.M[c % 2][h], CB, shared.decays[s][h], index, lane);
-    fence_async_proxy();
-    named_barrier(1, scanners);
-
-    wgmma_wait<0>();
     const Decays& decays = shared.decays[s][index];
+    wgmma_wait<1>();
     decay_and_skip<T>(y, x, decays.from_start, D, lane);
+    barrier_wait(&shared.M_full[c % 2], c / 2 % 2);
     wgmma_fence();
     multiply_M<T>(y, x, shared.M[c % 2][index]);
     wgmma_commit();
-    std::uint32_t weighted[4][4];
 #pragma unroll
     for (int block = 0; block < 4; ++block)
       scale_tokens<T>(weighted[block], x[block], decays.to_end, block * 16 + lane.column);
@@ -275,19 +345,35 @@ __device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, 
     wgmma_fence();
     add_to_state<T, N>(state, weighted, stage);
     wgmma_commit();
+
+    wgmma_wait<2>();
+    produce_M<T, N>(shared, CB, c + 1, next % stages, index, lane);
+
     wgmma_wait<1>();
-    write_out<T>(stage.x[index], y, scan, token, index < heads.count ? valid : 0, head, lane);
-    wgmma_wait<0>();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&shared.M_empty[c % 2]);
+    if (lane.thread() == 0) wait_stores_read();
+    named_barrier(2 + index, warpgroup);
+    turn_out<T>(shared.out[index], y, lane);
     fence_async_proxy();
-    __syncwarp();
+    named_barrier(2 + index, warpgroup);
+    const std::int64_t token = segment.first + static_cast<std::int64_t>(c) * chunk;
+    const int valid = segment.valid(c);
+    if (valid < chunk || scan.z.data != nullptr) {
+      write_rows<T>(shared.out[index], scan, token, stored ? valid : 0, head, lane);
+    } else if (stored && lane.thread() == 0) {
+      store_box(&maps.out, head * head_dim, static_cast<int>(token), shared.out[index]);
+    }
+    wgmma_wait<0>();
     if (threadIdx.x % 32 == 0) barrier_arrive(&shared.empty[s]);
   }
+  if (lane.thread() == 0) wait_stores_read();
 }
 
 /// The state that enters a segment: what the sequence started from, and the parts before it.
 template <int N>
 __device__ void combine_parts(StateFragment<N>& state, const SsdParts& parts, int first_entry, int parts_before,
                               int num_heads, int head, const Lane& lane) {
+#pragma unroll 2
   for (int entry = first_entry; entry <= first_entry + parts_before; ++entry) {
     const std::int64_t place = static_cast<std::int64_t>(entry) * num_heads + head;
     add_entry<N>(state, parts.state + place * (head_dim * N), exp2_fast(parts.decay[place]), lane);
@@ -313,8 +399,12 @@ __global__ void __launch_bounds__(block_threads, 1)
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < stages; ++s) {
-      barrier_init(&shared.full[s], 2);
+      barrier_init(&shared.full[s], full_arrivals);
       barrier_init(&shared.empty[s], scanners / 32);
+    }
+    for (int m = 0; m < 2; ++m) {
+      barrier_init(&shared.M_full[m], scanners / 32);
+      barrier_init(&shared.M_empty[m], scanners / 32);
     }
     barrier_init_fence();
   }
@@ -324,7 +414,9 @@ __global__ void __launch_bounds__(block_threads, 1)
 
   if (threadIdx.x >= scanners) {
     give_registers<loader_registers>();
-    if (threadIdx.x < scanners + 32) load_segment<N>(shared, scan, maps, heads, segment);
+    const int warp = static_cast<int>(threadIdx.x - scanners) / 32;
+    if (threadIdx.x == scanners) copy_segment<N>(shared, maps, heads, segment);
+    if (warp >= 1 && warp <= heads_per_block) prepare_decays<N>(shared, scan, heads.of(warp - 1), warp - 1, segment);
   } else {
     take_registers<scanner_registers>();
     const Lane lane;
@@ -339,7 +431,7 @@ __global__ void __launch_bounds__(block_threads, 1)
     } else {
       combine_parts<N>(state, parts, piece.entries_before, parts_before, scan.shape.num_heads, head, lane);
     }
-    scan_segment<T, N>(state, shared, scan, segment, heads, index, lane);
+    scan_segment<T, N>(state, shared, scan, maps, segment, heads, index, lane);
     if (segment.end == sequence_end && index < heads.count) write_state<S, N>(slot_state, state, lane);
   }
 #endif

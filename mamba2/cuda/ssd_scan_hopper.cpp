@@ -26,7 +26,8 @@ void ssd_scan_hopper(const SsdScan& scan, void* workspace, int multiprocessors, 
   const std::int64_t tokens = scan.batch.tokens;
   const SsdMaps maps{.x = panel_map(scan.x, scan.dtype, inner, tokens, ssd_chunk_tokens),
                      .B = panel_map(scan.B, scan.dtype, shared, tokens, ssd_chunk_tokens),
-                     .C = panel_map(scan.C, scan.dtype, shared, tokens, ssd_chunk_tokens)};
+                     .C = panel_map(scan.C, scan.dtype, shared, tokens, ssd_chunk_tokens),
+                     .out = panel_map({scan.out.data, scan.out.stride}, scan.dtype, inner, tokens, ssd_chunk_tokens)};
   SsdParts parts;
   parts.state = static_cast<float*>(workspace);
   parts.decay = parts.state + state_elements(scan, tiles);

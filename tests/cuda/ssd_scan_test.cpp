@@ -63,36 +63,39 @@ struct Result {
   std::vector<double> out, state;
 };
 
-/// The recurrence as it is defined.  operands: what a product's factors are rounded to before they meet (f64: not).
+/// The recurrence as it is defined, in Real.  operands: what a product's factors are rounded to before they meet (f64:
+/// not at all).
+template <class Real>
 Result recurrence(const Case& c, DType operands) {
   Result result{std::vector<double>(c.x.size()), c.state};
   const int P = c.shape.head_dim, N = c.shape.state_size, H = c.shape.num_heads;
-  const bool exact = operands == DType::f64;
+  auto factor = [operands](Real value) { return static_cast<Real>(rounded_to(static_cast<double>(value), operands)); };
   for (int s = 0; s < c.sequences(); ++s) {
     for (int h = 0; h < H; ++h) {
       const int group = h / (H / c.shape.n_groups);
       for (int p = 0; p < P; ++p) {
-        double* state = result.state.data() + static_cast<std::size_t>(c.slots[s]) * c.state_elements() +
-                        static_cast<std::size_t>((h * P + p) * N);
+        double* slot = result.state.data() + static_cast<std::size_t>(c.slots[s]) * c.state_elements() +
+                       static_cast<std::size_t>((h * P + p) * N);
+        std::vector<Real> state(slot, slot + N);
         for (int t = c.sequence_start[s]; t < c.sequence_start[s + 1]; ++t) {
-          const double dt = c.dt[t * H + h], x = c.x[(t * H + h) * P + p];
-          const double decay = std::exp(dt * c.A[h]), added = rounded_to(dt * x, operands);
+          const auto dt = static_cast<Real>(c.dt[t * H + h]), x = static_cast<Real>(c.x[(t * H + h) * P + p]);
+          const Real decay = std::exp(dt * static_cast<Real>(c.A[h])), added = factor(dt * x);
           const std::size_t shared = static_cast<std::size_t>((t * c.shape.n_groups + group) * N);
-          double y = 0.0;
+          Real y = 0;
           for (int n = 0; n < N; ++n) {
-            state[n] = decay * state[n] + added * c.B[shared + n];
-            if (!exact) state[n] = static_cast<double>(static_cast<float>(state[n]));
-            y += rounded_to(state[n], operands) * c.C[shared + n];
+            state[n] = decay * state[n] + added * static_cast<Real>(c.B[shared + n]);
+            y += factor(state[n]) * static_cast<Real>(c.C[shared + n]);
           }
-          y += c.D[c.D_per_channel ? h * P + p : h] * x;
+          y += static_cast<Real>(c.D[c.D_per_channel ? h * P + p : h]) * x;
           if (c.gated) {
-            const double z = c.z[(t * H + h) * P + p];
-            y = rounded_to(y, operands) * z / (1.0 + std::exp(-z));
+            const auto z = static_cast<Real>(c.z[(t * H + h) * P + p]);
+            y = factor(y) * z / (1 + std::exp(-z));
           }
-          result.out[(t * H + h) * P + p] = rounded_to(y, operands);
+          result.out[(t * H + h) * P + p] = static_cast<double>(factor(y));
         }
-        if (!exact)
-          for (int n = 0; n < N; ++n) state[n] = rounded_to(state[n], c.state_dtype);
+        for (int n = 0; n < N; ++n)
+          slot[n] = operands == DType::f64 ? static_cast<double>(state[n])
+                                           : rounded_to(static_cast<double>(state[n]), c.state_dtype);
       }
     }
   }
@@ -155,15 +158,15 @@ Result on_device(const Case& c, Path path) {
   return result;
 }
 
-/// At most twice the error of the plain evaluation, whose factors are rounded to the same dtype, and half a unit in the
-/// last place of a typical value.
+/// At most twice the error of the plain evaluation, whose factors are rounded to the same dtype, and, of a typical value,
+/// half a unit in the last place and four in f32's (the device's exponential is off by two where the host's is by one
+/// half).
 void expect_near_reference(const Case& c, Path path) {
-  const Result want = recurrence(c, DType::f64), plain = recurrence(c, c.dtype), got = on_device(c, path);
-  EXPECT_LE(max_error(got.out, want.out),
-            2 * max_error(plain.out, want.out) + 0.5 * epsilon(c.dtype) * root_mean_square(want.out))
-      << "out";
+  const Result want = recurrence<double>(c, DType::f64), plain = recurrence<float>(c, c.dtype), got = on_device(c, path);
+  const double units = 0.5 * epsilon(c.dtype) + 4 * epsilon(DType::f32);
+  EXPECT_LE(max_error(got.out, want.out), 2 * max_error(plain.out, want.out) + units * root_mean_square(want.out)) << "out";
   EXPECT_LE(max_error(got.state, want.state),
-            2 * max_error(plain.state, want.state) + 0.5 * epsilon(c.dtype) * root_mean_square(want.state))
+            2 * max_error(plain.state, want.state) + units * root_mean_square(want.state))
       << "state";
 }
 
