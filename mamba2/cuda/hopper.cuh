@@ -38,13 +38,14 @@ __device__ __forceinline__ void barrier_arrive_expect(std::uint64_t* barrier, in
 
 /// Waits until the phase of this parity has completed.
 __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, int parity) {
+  constexpr int longest_sleep = 100000;  // ns before it looks again by itself; completion wakes it
   asm volatile(
       "{\n.reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n"
       "@!done bra again;\n"
       "}\n" ::"r"(shared_address(barrier)),
-      "r"(parity)
+      "r"(parity), "r"(longest_sleep)
       : "memory");
 }
 
@@ -94,6 +95,17 @@ __device__ __forceinline__ void wait_stores_read() {
 /// Orders this thread's earlier ordinary accesses to shared memory before later ones of tensor cores and copy engine.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// ---- a kernel and the next one in the stream ----
+
+/// The next kernel's blocks may start where there is room.
+__device__ __forceinline__ void let_next_kernel_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+/// Waits until the kernel before has finished, its memory written.
+__device__ __forceinline__ void wait_for_kernel_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 // ---- small asynchronous copies ----

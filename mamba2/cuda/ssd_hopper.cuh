@@ -15,7 +15,6 @@ constexpr int head_dim = 64;
 constexpr int heads_per_block = 2;
 constexpr int warpgroup = 128;  // threads
 constexpr int scanners = heads_per_block * warpgroup;
-constexpr int block_threads = scanners + warpgroup;  // the last warpgroup loads
 constexpr int full_arrivals = 1 + heads_per_block;   // one warp starts copies, one a head prepares its decays
 constexpr int panel_bytes = chunk * panel_row_bytes;
 constexpr float log2_e = 1.44269504088896340736F;
@@ -93,6 +92,11 @@ struct Lane {
   __device__ int thread() const { return static_cast<int>(threadIdx.x) % warpgroup; }
 };
 
+/// Which warpgroup of the block a thread is in, known to be uniform.
+__device__ __forceinline__ int warpgroup_index() {
+  return __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x) / warpgroup, 0);
+}
+
 /// Byte offset of the 16-byte piece `piece` of row `row` in a panel.
 __device__ __forceinline__ int panel_offset(int row, int piece) {
   return row * panel_row_bytes + ((piece ^ (row & 7)) << 4);
@@ -106,18 +110,15 @@ __device__ __forceinline__ std::uint32_t channel_fragment_address(std::uint32_t 
   return panel + panel_offset(token, 2 * warp + lane / 8 % 2);
 }
 
-/// An A fragment of x with token j's column multiplied by weight[j], rounded to T again.
+/// An A fragment of x with token j's column multiplied by weight[j], a T, and rounded to T again; weight as pairs.
 template <class T>
-__device__ __forceinline__ void scale_tokens(std::uint32_t (&to)[4], const std::uint32_t (&from)[4], const float* weight,
-                                             int first_token) {
+__device__ __forceinline__ void scale_tokens(std::uint32_t (&to)[4], const std::uint32_t (&from)[4],
+                                             const std::uint32_t* weight, int first_token) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float2 w = *reinterpret_cast<const float2*>(weight + first_token + 8 * half);
-#pragma unroll
-    for (int r = 2 * half; r < 2 * half + 2; ++r) {
-      const float2 value = unpacked(from[r], T());
-      to[r] = packed(value.x * w.x, value.y * w.y, T());
-    }
+    const std::uint32_t pair = weight[(first_token + 8 * half) / 2];
+    to[2 * half] = multiplied(from[2 * half], pair, T());
+    to[2 * half + 1] = multiplied(from[2 * half + 1], pair, T());
   }
 }
 

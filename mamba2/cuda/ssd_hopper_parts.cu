@@ -17,6 +17,7 @@ namespace ssd {
 namespace {
 
 constexpr int stages = 6;
+constexpr int block_threads = scanners + warpgroup;  // the last warpgroup loads
 // Three warpgroups share 65536 registers: 168 a thread on average.
 constexpr int loader_registers = 40, scanner_registers = 232;
 
@@ -29,7 +30,7 @@ struct alignas(panel_atom_bytes) PartStage {
 template <int N>
 struct PartShared {
   PartStage<N> stage[stages];
-  float weight[stages][heads_per_block][chunk];
+  std::uint32_t weight[stages][heads_per_block][chunk / 2];  // pairs of T
   DtAhead::Buffer dt[heads_per_block];
   float decay[heads_per_block];
   std::uint64_t full[stages], empty[stages], done;
@@ -58,7 +59,7 @@ __device__ void copy_part(PartShared<N>& shared, const SsdMaps& maps, const Head
 }
 
 /// Run by one warp for head `index` of the block.
-template <int N>
+template <class T, int N>
 __device__ void weigh_part(PartShared<N>& shared, const SsdScan& scan, int head, int index, const Part& part) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const float rate = scan.A[head] * log2_e;
@@ -79,8 +80,8 @@ __device__ void weigh_part(PartShared<N>& shared, const SsdScan& scan, int head,
     const float2 sum = running_sum({dt.x * rate, dt.y * rate});
     const float whole = __shfl_sync(0xFFFFFFFFU, sum.y, 31);
     barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
-    *reinterpret_cast<float2*>(shared.weight[s][index] + 2 * lane) = {exp2_fast(rest + (whole - sum.x)) * dt.x,
-                                                                      exp2_fast(rest + (whole - sum.y)) * dt.y};
+    shared.weight[s][index][lane] =
+        packed(exp2_fast(rest + (whole - sum.x)) * dt.x, exp2_fast(rest + (whole - sum.y)) * dt.y, T());
     rest += whole;
     __syncwarp();
     if (lane == 0) barrier_arrive(&shared.full[s]);
@@ -129,6 +130,7 @@ __global__ void __launch_bounds__(block_threads, 1)
   extern __shared__ std::byte shared_memory[];
   auto& shared = *reinterpret_cast<PartShared<N>*>(
       shared_memory + (panel_atom_bytes - shared_address(shared_memory) % panel_atom_bytes) % panel_atom_bytes);
+  let_next_kernel_start();
   const int entry = static_cast<int>(blockIdx.y);
   const Piece piece = find_piece(scan.batch, tiles, entry, [&](int tokens) { return entries_of(tokens, tiles); });
   if (piece.sequence < 0) return;
@@ -155,11 +157,11 @@ __global__ void __launch_bounds__(block_threads, 1)
     const Part part{start + before, chunks};
     if (piece.index == 0) return;
     if (threadIdx.x == scanners) copy_part<N>(shared, maps, heads, part);
-    if (warp >= 1 && warp <= heads_per_block) weigh_part<N>(shared, scan, heads.of(warp - 1), warp - 1, part);
+    if (warp >= 1 && warp <= heads_per_block) weigh_part<T, N>(shared, scan, heads.of(warp - 1), warp - 1, part);
   } else {
     take_registers<scanner_registers>();
     const Lane lane;
-    const int index = static_cast<int>(threadIdx.x) / warpgroup;
+    const int index = warpgroup_index();
     const int head = heads.of(index);
     StateFragment<N> state = {};
     float decay = 0.0F;

@@ -3,14 +3,15 @@
 //   y^T (channels x tokens) = e_i (S C^T) + x^T M^T + D x^T,   M_ij = (C_i . B_j) dt_j exp(cum_i - cum_j) for j <= i
 //   S = e_end S + (w x)^T B,     e_i = exp(cum_i),  w_j = dt_j exp(cum_end - cum_j)
 //
-// Parallel: segments x pairs of heads.  A warpgroup keeps its head's state in registers over the whole segment: f32 as
-// accumulator, and rounded as the A operand of S C^T; x^T is the A operand of the other two products.  Everything that is
-// shared by the heads of a group (C B^T) is computed once for the pair, each warpgroup every other 8 columns, so that
-// both have as many entries under the diagonal; it leaves M for both heads in shared memory, one chunk ahead of use, so
-// that exponentials run while the tensor cores work on the chunk before.
-// Streamed: x, B, C by bulk copies three chunks deep (x further ahead into L2), by one thread of a third warpgroup; two
-// of its warps turn dt into the decays.  y^T goes out transposed through a panel of its own and a bulk copy; the last
-// chunk of a sequence, and a gated one, by ordinary stores.
+// Parallel: segments x pairs of heads; four warpgroups with a role each.  Two scan: each keeps its head's state in
+// registers over the whole segment, f32 as accumulator, and rounded as the A operand of S C^T; x^T is the A operand of the
+// other two products.  One makes M: C B^T is shared by the heads of a group, so it is computed once for the pair; M goes to
+// shared memory up to two chunks ahead of use.  One loads: a thread starts bulk copies of x, B, C three chunks deep (x
+// further ahead into L2), a warp a head turns dt into decays.
+// M takes a column's decay from tables as a product of two factors where its band of 16 rows lies below the diagonal, and
+// an exponential an entry on it; D is added to its diagonal.
+// y^T goes out transposed through a panel of its own and a bulk copy; the last chunk of a sequence, and a gated one, by
+// ordinary stores.
 // Why 64 tokens: a chunk costs 64 x 64 entries of M and 2 x 64 x 64 x 64 products a head that grow with its length,
 // against 4 x 64 x 64 x 128 that do not.  Exponents are differences of sums, never positive, so nothing overflows.
 #include "mamba2/cuda/check.h"
@@ -21,8 +22,9 @@ namespace ssd {
 namespace {
 
 constexpr int stages = 3;
-// Three warpgroups share 65536 registers: 168 a thread on average.
-constexpr int loader_registers = 40, scanner_registers = 232;
+constexpr int block_threads = scanners + 2 * warpgroup;
+// Four warpgroups share 65536 registers: 128 a thread on average.
+constexpr int scanner_registers = 192, maker_registers = 88, loader_registers = 40;
 
 // Rows of M that one warp writes; columns before them take their decay from tables, as a product of two factors.
 constexpr int band = 16;
@@ -34,7 +36,7 @@ struct Decays {
   float dt[chunk];
   float from_start[chunk];                      // to the token, its own included
   float from_band[chunk];                       // from the first token of its band
-  float to_end[chunk];                          // times dt
+  std::uint32_t to_end[chunk / 2];              // times dt, pairs of T
   float to_band[bands - 1][chunk - band];       // [b][j]: from token j < 16 (b + 1) to the first one of band b + 1, times dt
 };
 
@@ -88,6 +90,7 @@ __device__ void copy_segment(SegmentShared<N>& shared, const SsdMaps& maps, cons
 }
 
 /// Fills in a chunk's decays; each lane has tokens 2 lane and 2 lane + 1.
+template <class T>
 __device__ void write_decays(Decays& decays, float2 dt, float rate) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const float2 sum = running_sum({dt.x * rate, dt.y * rate});
@@ -98,7 +101,7 @@ __device__ void write_decays(Decays& decays, float2 dt, float rate) {
   put(decays.dt, dt.x, dt.y);
   put(decays.from_start, exp2_fast(sum.x), exp2_fast(sum.y));
   put(decays.from_band, exp2_fast(sum.x - band_start), exp2_fast(sum.y - band_start));
-  put(decays.to_end, exp2_fast(whole - sum.x) * dt.x, exp2_fast(whole - sum.y) * dt.y);
+  decays.to_end[lane] = packed(exp2_fast(whole - sum.x) * dt.x, exp2_fast(whole - sum.y) * dt.y, T());
 #pragma unroll
   for (int b = 1; b < bands; ++b) {
     const float start = __shfl_sync(0xFFFFFFFFU, sum.x, b * (band / 2));
@@ -107,7 +110,7 @@ __device__ void write_decays(Decays& decays, float2 dt, float rate) {
 }
 
 /// Run by one warp for head `index` of the block.
-template <int N>
+template <class T, int N>
 __device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, int head, int index, const Segment& segment) {
   const float rate = scan.A[head] * log2_e;
   const int chunks = segment.chunks();
@@ -125,7 +128,7 @@ __device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, in
     start(i + DtAhead::depth - 1);
     const float2 dt = ahead.finish(i);
     barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
-    write_decays(shared.decays[s][index], dt, rate);
+    write_decays<T>(shared.decays[s][index], dt, rate);
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(&shared.full[s]);
   }
@@ -145,58 +148,87 @@ __device__ void clear_rows(SegmentStage<N>& stage, int valid) {
   named_barrier(1, scanners);
 }
 
-/// This warpgroup's columns of C B^T: groups of 8, every other one from `index` on.
 template <class T, int N>
-__device__ void multiply_CB(float (&CB)[16], const SegmentStage<N>& stage, int index) {
+__device__ void multiply_CB(float (&CB)[32], const SegmentStage<N>& stage) {
   const std::uint64_t C = panel_descriptor(shared_address(stage.C), panel_atom_bytes, panel_bytes);
-  const std::uint64_t B = panel_descriptor(shared_address(stage.B) + index * panel_atom_bytes, 2 * panel_atom_bytes, panel_bytes);
+  const std::uint64_t B = panel_descriptor(shared_address(stage.B), panel_atom_bytes, panel_bytes);
 #pragma unroll
   for (int k = 0; k < N / 16; ++k) {
     const int bytes = k / 4 * panel_bytes + k % 4 * 32;
-    wgmma_m64n32k16(T(), CB, advanced(C, bytes), advanced(B, bytes), k > 0);
+    wgmma_m64n64k16(T(), CB, advanced(C, bytes), advanced(B, bytes), k > 0);
   }
 }
 
-/// M of one head from C B^T, this warpgroup's columns of this warp's band.  Bands after it stay zero.
-template <class T>
-__device__ void write_M(std::byte* M, const float (&CB)[16], const Decays& decays, int index, const Lane& lane) {
-  const int i0 = band * lane.warp + lane.row, i1 = i0 + 8;
+/// One head's M from C B^T, rows of band Band; what lies right of it stays zero.  D: the skip that goes on the diagonal.
+template <class T, int Band>
+__device__ void write_band(std::byte* M, const float (&CB)[32], const Decays& decays, float D, const Lane& lane) {
+  const int i0 = band * Band + lane.row, i1 = i0 + 8;
   const float to0 = decays.from_band[i0], to1 = decays.from_band[i1];
-  auto put = [&](int k, float a, float b, float c, float d) {
-    std::byte* at = M + panel_offset(i0, 2 * k + index) + 2 * lane.column;
+  auto put = [&](int piece, float a, float b, float c, float d) {
+    std::byte* at = M + panel_offset(i0, piece) + 2 * lane.column;
     *reinterpret_cast<std::uint32_t*>(at) = packed(a, b, T());
     *reinterpret_cast<std::uint32_t*>(at + panel_atom_bytes) = packed(c, d, T());
   };
 #pragma unroll
-  for (int k = 0; k < bands; ++k) {
-    const int j = 8 * (2 * k + index) + lane.column;
-    if (k < lane.warp) {
-      const float2 from = *reinterpret_cast<const float2*>(&decays.to_band[lane.warp - 1][j]);
-      put(k, CB[4 * k] * from.x * to0, CB[4 * k + 1] * from.y * to0, CB[4 * k + 2] * from.x * to1,
-          CB[4 * k + 3] * from.y * to1);
-    } else if (k == lane.warp) {
-      const float2 cum = *reinterpret_cast<const float2*>(decays.cumulative + j);
-      const float2 dt = *reinterpret_cast<const float2*>(decays.dt + j);
-      const float cum0 = decays.cumulative[i0], cum1 = decays.cumulative[i1];
-      auto entry = [](float cb, int i, int column, float cum_i, float cum_j, float dt_j) {
-        const float value = cb * dt_j * exp2_fast(cum_i - cum_j);
-        return column <= i ? value : 0.0F;
-      };
-      put(k, entry(CB[4 * k], i0, j, cum0, cum.x, dt.x), entry(CB[4 * k + 1], i0, j + 1, cum0, cum.y, dt.y),
-          entry(CB[4 * k + 2], i1, j, cum1, cum.x, dt.x), entry(CB[4 * k + 3], i1, j + 1, cum1, cum.y, dt.y));
-    }
+  for (int piece = 0; piece < 2 * Band; ++piece) {
+    const float2 from = *reinterpret_cast<const float2*>(&decays.to_band[Band - 1][8 * piece + lane.column]);
+    put(piece, CB[4 * piece] * from.x * to0, CB[4 * piece + 1] * from.y * to0, CB[4 * piece + 2] * from.x * to1,
+        CB[4 * piece + 3] * from.y * to1);
+  }
+  const float cum0 = decays.cumulative[i0], cum1 = decays.cumulative[i1];
+  auto entry = [D](float cb, int i, int j, float cum_i, float cum_j, float dt_j) {
+    const float value = cb * dt_j * exp2_fast(cum_i - cum_j);
+    return j < i ? value : (j == i ? value + D : 0.0F);
+  };
+#pragma unroll
+  for (int piece = 2 * Band; piece < 2 * Band + 2; ++piece) {
+    const int j = 8 * piece + lane.column;
+    const float2 cum = *reinterpret_cast<const float2*>(decays.cumulative + j);
+    const float2 dt = *reinterpret_cast<const float2*>(decays.dt + j);
+    put(piece, entry(CB[4 * piece], i0, j, cum0, cum.x, dt.x), entry(CB[4 * piece + 1], i0, j + 1, cum0, cum.y, dt.y),
+        entry(CB[4 * piece + 2], i1, j, cum1, cum.x, dt.x), entry(CB[4 * piece + 3], i1, j + 1, cum1, cum.y, dt.y));
   }
 }
 
-/// M of chunk c for both heads.
+/// Each warp a band; their code differs, so that none of it branches.
+template <class T>
+__device__ void write_M(std::byte* M, const float (&CB)[32], const Decays& decays, float D, const Lane& lane) {
+  static_assert(bands == 4);
+  switch (lane.warp) {
+    case 0: return write_band<T, 0>(M, CB, decays, D, lane);
+    case 1: return write_band<T, 1>(M, CB, decays, D, lane);
+    case 2: return write_band<T, 2>(M, CB, decays, D, lane);
+    default: return write_band<T, 3>(M, CB, decays, D, lane);
+  }
+}
+
+/// Run by one warpgroup: M of every chunk, for both heads.
 template <class T, int N>
-__device__ void produce_M(SegmentShared<N>& shared, const float (&CB)[16], int c, int stage, int index, const Lane& lane) {
-  barrier_wait(&shared.M_empty[c % 2], (c / 2 + 1) % 2);
+__device__ void make_M(SegmentShared<N>& shared, const SsdScan& scan, const Heads& heads, const Segment& segment) {
+  const Lane lane;
+  float D[heads_per_block] = {};
+  if (scan.D != nullptr && scan.D_channel_stride == 0) {
+    for (int h = 0; h < heads_per_block; ++h) D[h] = scan.D[heads.of(h) * scan.D_head_stride];
+  }
+  const int chunks = segment.chunks();
+  for (int c = 0; c < chunks; ++c) {
+    const int s = c % stages;
+    float CB[32];
+    barrier_wait(&shared.full[s], c / stages % 2);
+    wgmma_fence();
+    multiply_CB<T, N>(CB, shared.stage[s]);
+    wgmma_commit();
+    wgmma_wait<0>();
+    barrier_wait(&shared.M_empty[c % 2], (c / 2 + 1) % 2);
 #pragma unroll
-  for (int h = 0; h < heads_per_block; ++h) write_M<T>(shared.M[c % 2][h], CB, shared.decays[stage][h], index, lane);
-  fence_async_proxy();
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) barrier_arrive(&shared.M_full[c % 2]);
+    for (int h = 0; h < heads_per_block; ++h) write_M<T>(shared.M[c % 2][h], CB, shared.decays[s][h], D[h], lane);
+    fence_async_proxy();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      barrier_arrive(&shared.M_full[c % 2]);
+      barrier_arrive(&shared.empty[s]);
+    }
+  }
 }
 
 /// y^T = S C^T with S rounded.
@@ -208,19 +240,29 @@ __device__ void multiply_state(float (&y)[32], const std::uint32_t (&S)[N / 16][
     wgmma_m64n64k16(T(), y, S[k], advanced(C, k / 4 * panel_bytes + k % 4 * 32), k > 0);
 }
 
-/// y^T = e_i y^T + D x^T
+/// y^T = e_i y^T
+__device__ __forceinline__ void decay_rows(float (&y)[32], const float* from_start, const Lane& lane) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float2 e = *reinterpret_cast<const float2*>(from_start + 8 * i + lane.column);
+    y[4 * i] *= e.x;
+    y[4 * i + 1] *= e.y;
+    y[4 * i + 2] *= e.x;
+    y[4 * i + 3] *= e.y;
+  }
+}
+
+/// y^T += D x^T with a D a channel; where a head has one D, it is in M.
 template <class T>
-__device__ void decay_and_skip(float (&y)[32], const std::uint32_t (&x)[4][4], const float* from_start, const float (&D)[2],
-                               const Lane& lane) {
+__device__ void add_skip(float (&y)[32], const std::uint32_t (&x)[4][4], const float* D, const Lane& lane) {
 #pragma unroll
-  for (int block = 0; block < 4; ++block) {
+  for (int half = 0; half < 2; ++half) {
+    const float skip = D[16 * lane.warp + lane.row + 8 * half];
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const float2 e = *reinterpret_cast<const float2*>(from_start + 16 * block + 8 * (r / 2) + lane.column);
-      const float2 value = unpacked(x[block][r], T());
-      float* at = y + 8 * block + 2 * r;
-      at[0] = at[0] * e.x + D[r % 2] * value.x;
-      at[1] = at[1] * e.y + D[r % 2] * value.y;
+    for (int i = 0; i < 8; ++i) {
+      const float2 value = unpacked(x[i / 2][i % 2 * 2 + half], T());
+      y[4 * i + 2 * half] += skip * value.x;
+      y[4 * i + 2 * half + 1] += skip * value.y;
     }
   }
 }
@@ -278,36 +320,17 @@ __device__ void write_rows(const std::byte* panel, const SsdScan& scan, std::int
   }
 }
 
-/// Chunk c has arrived and holds nothing of other sequences.
-template <int N>
-__device__ void enter_chunk(SegmentShared<N>& shared, const Segment& segment, int c) {
-  barrier_wait(&shared.full[c % stages], c / stages % 2);
-  const int valid = segment.valid(c);
-  if (valid < chunk) clear_rows(shared.stage[c % stages], valid);
-}
-
 template <class T, int N>
 __device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, const SsdScan& scan, const SsdMaps& maps,
                              const Segment& segment, const Heads& heads, int index, const Lane& lane) {
   const int head = heads.of(index);
-  float D[2] = {};
-  if (scan.D != nullptr) {
-    for (int half = 0; half < 2; ++half)
-      D[half] = scan.D[head * scan.D_head_stride + (16 * lane.warp + lane.row + 8 * half) * scan.D_channel_stride];
-  }
   const bool stored = index < heads.count;
   const int chunks = segment.chunks();
-  float CB[16];
-  enter_chunk(shared, segment, 0);
-  wgmma_fence();
-  multiply_CB<T, N>(CB, shared.stage[0], index);
-  wgmma_commit();
-  wgmma_wait<0>();
-  produce_M<T, N>(shared, CB, 0, 0, index, lane);
-
   for (int c = 0; c < chunks; ++c) {
     const int s = c % stages;
+    const int valid = segment.valid(c);
     SegmentStage<N>& stage = shared.stage[s];
+    const Decays& decays = shared.decays[s][index];
     std::uint32_t S[N / 16][4], x[4][4], weighted[4][4];
     float y[32];
 #pragma unroll
@@ -315,49 +338,39 @@ __device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, 
 #pragma unroll
       for (int r = 0; r < 4; ++r) S[k][r] = packed(state[8 * k + 2 * r], state[8 * k + 2 * r + 1], T());
     }
+    barrier_wait(&shared.full[s], c / stages % 2);
+    if (valid < chunk) clear_rows(stage, valid);
+    const float whole = decays.from_start[chunk - 1];
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) state[i] *= whole;
     wgmma_fence();
     multiply_state<T, N>(y, S, stage);
-    wgmma_commit();
-
-    // after the last chunk its own C B^T once more, for an M that nobody reads: a branch around products costs more
-    const int next = min(c + 1, chunks - 1);
-    if (next > c) enter_chunk(shared, segment, next);
-    wgmma_fence();
-    multiply_CB<T, N>(CB, shared.stage[next % stages], index);
     wgmma_commit();
 
 #pragma unroll
     for (int block = 0; block < 4; ++block)
       load_transposed(x[block], channel_fragment_address(shared_address(stage.x[index]), lane.warp, block));
-    const Decays& decays = shared.decays[s][index];
-    wgmma_wait<1>();
-    decay_and_skip<T>(y, x, decays.from_start, D, lane);
-    barrier_wait(&shared.M_full[c % 2], c / 2 % 2);
-    wgmma_fence();
-    multiply_M<T>(y, x, shared.M[c % 2][index]);
-    wgmma_commit();
 #pragma unroll
     for (int block = 0; block < 4; ++block)
       scale_tokens<T>(weighted[block], x[block], decays.to_end, block * 16 + lane.column);
-    const float whole = decays.from_start[chunk - 1];
-#pragma unroll
-    for (int i = 0; i < N / 2; ++i) state[i] *= whole;
+    barrier_wait(&shared.M_full[c % 2], c / 2 % 2);
+    wgmma_wait<0>();
+    decay_rows(y, decays.from_start, lane);
+    if (scan.D_channel_stride != 0) add_skip<T>(y, x, scan.D + head * scan.D_head_stride, lane);
     wgmma_fence();
+    multiply_M<T>(y, x, shared.M[c % 2][index]);
+    wgmma_commit();
     add_to_state<T, N>(state, weighted, stage);
     wgmma_commit();
 
-    wgmma_wait<2>();
-    produce_M<T, N>(shared, CB, c + 1, next % stages, index, lane);
-
+    if (lane.thread() == 0) wait_stores_read();
     wgmma_wait<1>();
     if (threadIdx.x % 32 == 0) barrier_arrive(&shared.M_empty[c % 2]);
-    if (lane.thread() == 0) wait_stores_read();
     named_barrier(2 + index, warpgroup);
     turn_out<T>(shared.out[index], y, lane);
     fence_async_proxy();
     named_barrier(2 + index, warpgroup);
     const std::int64_t token = segment.first + static_cast<std::int64_t>(c) * chunk;
-    const int valid = segment.valid(c);
     if (valid < chunk || scan.z.data != nullptr) {
       write_rows<T>(shared.out[index], scan, token, stored ? valid : 0, head, lane);
     } else if (stored && lane.thread() == 0) {
@@ -400,10 +413,10 @@ __global__ void __launch_bounds__(block_threads, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < stages; ++s) {
       barrier_init(&shared.full[s], full_arrivals);
-      barrier_init(&shared.empty[s], scanners / 32);
+      barrier_init(&shared.empty[s], (scanners + warpgroup) / 32);
     }
     for (int m = 0; m < 2; ++m) {
-      barrier_init(&shared.M_full[m], scanners / 32);
+      barrier_init(&shared.M_full[m], warpgroup / 32);
       barrier_init(&shared.M_empty[m], scanners / 32);
     }
     barrier_init_fence();
@@ -412,20 +425,24 @@ __global__ void __launch_bounds__(block_threads, 1)
     reinterpret_cast<uint4*>(shared.M)[i] = uint4{};
   __syncthreads();
 
-  if (threadIdx.x >= scanners) {
+  const int index = warpgroup_index();
+  if (index == heads_per_block + 1) {
     give_registers<loader_registers>();
-    const int warp = static_cast<int>(threadIdx.x - scanners) / 32;
-    if (threadIdx.x == scanners) copy_segment<N>(shared, maps, heads, segment);
-    if (warp >= 1 && warp <= heads_per_block) prepare_decays<N>(shared, scan, heads.of(warp - 1), warp - 1, segment);
+    const int warp = static_cast<int>(threadIdx.x) % warpgroup / 32;
+    if (threadIdx.x % warpgroup == 0) copy_segment<N>(shared, maps, heads, segment);
+    if (warp >= 1 && warp <= heads_per_block) prepare_decays<T, N>(shared, scan, heads.of(warp - 1), warp - 1, segment);
+  } else if (index == heads_per_block) {
+    give_registers<maker_registers>();
+    make_M<T, N>(shared, scan, heads, segment);
   } else {
     take_registers<scanner_registers>();
     const Lane lane;
-    const int index = static_cast<int>(threadIdx.x) / warpgroup;
     const int head = heads.of(index);
     const std::int64_t slot = scan.batch.slots != nullptr ? scan.batch.slots[piece.sequence] : piece.sequence;
     S* slot_state = static_cast<S*>(scan.ssm_state) + (slot * scan.shape.num_heads + head) * (head_dim * N);
     const int parts_before = piece.index * (tiles.segment_tokens / tiles.part_tokens);
     StateFragment<N> state = {};
+    wait_for_kernel_before();
     if (entries_of(static_cast<int>(sequence_end - start), tiles) == 0) {
       read_state<S, N>(state, slot_state, lane);
     } else {
@@ -446,9 +463,17 @@ void launch(const SsdScan& scan, const SsdTiles& tiles, const SsdMaps& maps, con
         "ssd_scan: shared memory of the second pass");
   const int per_group = scan.shape.num_heads / scan.shape.n_groups;
   const int head_blocks = scan.shape.n_groups * ((per_group + heads_per_block - 1) / heads_per_block);
-  const dim3 grid(static_cast<unsigned>(head_blocks), static_cast<unsigned>(tiles.segments_bound));
-  kernel<<<grid, block_threads, shared_bytes, stream>>>(scan, tiles, maps, parts);
-  check_launch("ssd_scan (second pass)");
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(head_blocks), static_cast<unsigned>(tiles.segments_bound));
+  config.blockDim = block_threads;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = tiles.parts_bound > 0 ? 1 : 0;  // the first pass lets this one start early
+  check(cudaLaunchKernelEx(&config, kernel, scan, tiles, maps, parts), "ssd_scan (second pass)");
 }
 
 }  // namespace

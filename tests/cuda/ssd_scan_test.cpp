@@ -159,11 +159,11 @@ Result on_device(const Case& c, Path path) {
 }
 
 /// At most twice the error of the plain evaluation, whose factors are rounded to the same dtype, and, of a typical value,
-/// half a unit in the last place and four in f32's (the device's exponential is off by two where the host's is by one
-/// half).
+/// half a unit in the last place and sixteen in f32's (the device's exponential is off by two where the host's is by one
+/// half, which a slowly decaying state adds up).
 void expect_near_reference(const Case& c, Path path) {
   const Result want = recurrence<double>(c, DType::f64), plain = recurrence<float>(c, c.dtype), got = on_device(c, path);
-  const double units = 0.5 * epsilon(c.dtype) + 4 * epsilon(DType::f32);
+  const double units = 0.5 * epsilon(c.dtype) + 16 * epsilon(DType::f32);
   EXPECT_LE(max_error(got.out, want.out), 2 * max_error(plain.out, want.out) + units * root_mean_square(want.out)) << "out";
   EXPECT_LE(max_error(got.state, want.state),
             2 * max_error(plain.state, want.state) + units * root_mean_square(want.state))
