@@ -11,5 +11,7 @@ void report(const std::string& what, double milliseconds, double bytes, const st
 double copy_bandwidth();
 
 void bench_ssd_scan();
+void bench_decode();
+void bench_rows();
 
 }  // namespace mamba2::cuda

@@ -11,15 +11,6 @@ namespace {
 
 constexpr DType dtype = DType::bf16;
 
-/// Random bits that make finite bf16 of ordinary size, a few thousand of them repeated: drawing gigabytes takes minutes.
-DeviceArray random_array(std::size_t elements, double deviation, Random& random) {
-  constexpr std::size_t period = 1 << 16;
-  const std::vector<double> block = normal_values(period, random, deviation);
-  std::vector<double> values(elements);
-  for (std::size_t i = 0; i < elements; ++i) values[i] = block[(i + i / period * 7919) % period];
-  return {values, dtype};
-}
-
 struct Workload {
   SsdShape shape;
   int sequences;
@@ -31,8 +22,8 @@ void bench(const Workload& work) {
   const auto tokens = static_cast<std::size_t>(work.sequences) * static_cast<std::size_t>(work.tokens_each);
   const auto width = static_cast<std::size_t>(work.shape.num_heads * work.shape.head_dim);
   const auto shared = static_cast<std::size_t>(work.shape.n_groups * work.shape.state_size);
-  const DeviceArray x = random_array(tokens * width, 1.0, random);
-  const DeviceArray B = random_array(tokens * shared, 1.0, random), C = random_array(tokens * shared, 1.0, random);
+  const DeviceArray x = random_elements(tokens * width, dtype, random);
+  const DeviceArray B = random_elements(tokens * shared, dtype, random), C = random_elements(tokens * shared, dtype, random);
   const DeviceArray dt(log_uniform_values(tokens * static_cast<std::size_t>(work.shape.num_heads), 1e-3, 0.1, random), DType::f32);
   std::vector<double> rates = log_uniform_values(static_cast<std::size_t>(work.shape.num_heads), 1.0, 16.0, random);
   for (double& rate : rates) rate = -rate;

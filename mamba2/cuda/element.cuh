@@ -50,17 +50,6 @@ __device__ __forceinline__ unsigned packed(float low, float high, __half) {
   return *reinterpret_cast<const unsigned*>(&pair);
 }
 
-/// The products of two pairs, rounded.
-__device__ __forceinline__ unsigned multiplied(unsigned a, unsigned b, __nv_bfloat16) {
-  const __nv_bfloat162 product =
-      __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&a), *reinterpret_cast<const __nv_bfloat162*>(&b));
-  return *reinterpret_cast<const unsigned*>(&product);
-}
-__device__ __forceinline__ unsigned multiplied(unsigned a, unsigned b, __half) {
-  const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
-  return *reinterpret_cast<const unsigned*>(&product);
-}
-
 /// Sixteen bytes of elements, moved at once, as floats.  They travel as uint4: a struct of elements would be taken apart
 /// into 2-byte accesses.
 template <class T>

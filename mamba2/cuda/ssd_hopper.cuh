@@ -110,15 +110,18 @@ __device__ __forceinline__ std::uint32_t channel_fragment_address(std::uint32_t 
   return panel + panel_offset(token, 2 * warp + lane / 8 % 2);
 }
 
-/// An A fragment of x with token j's column multiplied by weight[j], a T, and rounded to T again; weight as pairs.
+/// An A fragment of x with token j's column multiplied by weight[j], rounded to T again.
 template <class T>
-__device__ __forceinline__ void scale_tokens(std::uint32_t (&to)[4], const std::uint32_t (&from)[4],
-                                             const std::uint32_t* weight, int first_token) {
+__device__ __forceinline__ void scale_tokens(std::uint32_t (&to)[4], const std::uint32_t (&from)[4], const float* weight,
+                                             int first_token) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const std::uint32_t pair = weight[(first_token + 8 * half) / 2];
-    to[2 * half] = multiplied(from[2 * half], pair, T());
-    to[2 * half + 1] = multiplied(from[2 * half + 1], pair, T());
+    const float2 w = *reinterpret_cast<const float2*>(weight + first_token + 8 * half);
+#pragma unroll
+    for (int r = 2 * half; r < 2 * half + 2; ++r) {
+      const float2 value = unpacked(from[r], T());
+      to[r] = packed(value.x * w.x, value.y * w.y, T());
+    }
   }
 }
 

@@ -30,7 +30,7 @@ struct alignas(panel_atom_bytes) PartStage {
 template <int N>
 struct PartShared {
   PartStage<N> stage[stages];
-  std::uint32_t weight[stages][heads_per_block][chunk / 2];  // pairs of T
+  float weight[stages][heads_per_block][chunk];
   DtAhead::Buffer dt[heads_per_block];
   float decay[heads_per_block];
   std::uint64_t full[stages], empty[stages], done;
@@ -59,7 +59,7 @@ __device__ void copy_part(PartShared<N>& shared, const SsdMaps& maps, const Head
 }
 
 /// Run by one warp for head `index` of the block.
-template <class T, int N>
+template <int N>
 __device__ void weigh_part(PartShared<N>& shared, const SsdScan& scan, int head, int index, const Part& part) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const float rate = scan.A[head] * log2_e;
@@ -80,8 +80,8 @@ __device__ void weigh_part(PartShared<N>& shared, const SsdScan& scan, int head,
     const float2 sum = running_sum({dt.x * rate, dt.y * rate});
     const float whole = __shfl_sync(0xFFFFFFFFU, sum.y, 31);
     barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
-    shared.weight[s][index][lane] =
-        packed(exp2_fast(rest + (whole - sum.x)) * dt.x, exp2_fast(rest + (whole - sum.y)) * dt.y, T());
+    *reinterpret_cast<float2*>(shared.weight[s][index] + 2 * lane) = {exp2_fast(rest + (whole - sum.x)) * dt.x,
+                                                                      exp2_fast(rest + (whole - sum.y)) * dt.y};
     rest += whole;
     __syncwarp();
     if (lane == 0) barrier_arrive(&shared.full[s]);
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(block_threads, 1)
     const Part part{start + before, chunks};
     if (piece.index == 0) return;
     if (threadIdx.x == scanners) copy_part<N>(shared, maps, heads, part);
-    if (warp >= 1 && warp <= heads_per_block) weigh_part<T, N>(shared, scan, heads.of(warp - 1), warp - 1, part);
+    if (warp >= 1 && warp <= heads_per_block) weigh_part<N>(shared, scan, heads.of(warp - 1), warp - 1, part);
   } else {
     take_registers<scanner_registers>();
     const Lane lane;

@@ -24,7 +24,7 @@ namespace {
 constexpr int stages = 3;
 constexpr int block_threads = scanners + 2 * warpgroup;
 // Four warpgroups share 65536 registers: 128 a thread on average.
-constexpr int scanner_registers = 192, maker_registers = 88, loader_registers = 40;
+constexpr int scanner_registers = 184, maker_registers = 104, loader_registers = 40;
 
 // Rows of M that one warp writes; columns before them take their decay from tables, as a product of two factors.
 constexpr int band = 16;
@@ -36,7 +36,7 @@ struct Decays {
   float dt[chunk];
   float from_start[chunk];                      // to the token, its own included
   float from_band[chunk];                       // from the first token of its band
-  std::uint32_t to_end[chunk / 2];              // times dt, pairs of T
+  float to_end[chunk];                          // times dt
   float to_band[bands - 1][chunk - band];       // [b][j]: from token j < 16 (b + 1) to the first one of band b + 1, times dt
 };
 
@@ -90,7 +90,6 @@ __device__ void copy_segment(SegmentShared<N>& shared, const SsdMaps& maps, cons
 }
 
 /// Fills in a chunk's decays; each lane has tokens 2 lane and 2 lane + 1.
-template <class T>
 __device__ void write_decays(Decays& decays, float2 dt, float rate) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const float2 sum = running_sum({dt.x * rate, dt.y * rate});
@@ -101,7 +100,7 @@ __device__ void write_decays(Decays& decays, float2 dt, float rate) {
   put(decays.dt, dt.x, dt.y);
   put(decays.from_start, exp2_fast(sum.x), exp2_fast(sum.y));
   put(decays.from_band, exp2_fast(sum.x - band_start), exp2_fast(sum.y - band_start));
-  decays.to_end[lane] = packed(exp2_fast(whole - sum.x) * dt.x, exp2_fast(whole - sum.y) * dt.y, T());
+  put(decays.to_end, exp2_fast(whole - sum.x) * dt.x, exp2_fast(whole - sum.y) * dt.y);
 #pragma unroll
   for (int b = 1; b < bands; ++b) {
     const float start = __shfl_sync(0xFFFFFFFFU, sum.x, b * (band / 2));
@@ -110,7 +109,7 @@ __device__ void write_decays(Decays& decays, float2 dt, float rate) {
 }
 
 /// Run by one warp for head `index` of the block.
-template <class T, int N>
+template <int N>
 __device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, int head, int index, const Segment& segment) {
   const float rate = scan.A[head] * log2_e;
   const int chunks = segment.chunks();
@@ -128,7 +127,7 @@ __device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, in
     start(i + DtAhead::depth - 1);
     const float2 dt = ahead.finish(i);
     barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
-    write_decays<T>(shared.decays[s][index], dt, rate);
+    write_decays(shared.decays[s][index], dt, rate);
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(&shared.full[s]);
   }
@@ -211,14 +210,21 @@ __device__ void make_M(SegmentShared<N>& shared, const SsdScan& scan, const Head
     for (int h = 0; h < heads_per_block; ++h) D[h] = scan.D[heads.of(h) * scan.D_head_stride];
   }
   const int chunks = segment.chunks();
+  float CB[32], next_CB[32];
+  auto start = [&](int c) {
+    barrier_wait(&shared.full[c % stages], c / stages % 2);
+    wgmma_fence();
+    multiply_CB<T, N>(next_CB, shared.stage[c % stages]);
+    wgmma_commit();
+  };
+  start(0);
   for (int c = 0; c < chunks; ++c) {
     const int s = c % stages;
-    float CB[32];
-    barrier_wait(&shared.full[s], c / stages % 2);
-    wgmma_fence();
-    multiply_CB<T, N>(CB, shared.stage[s]);
-    wgmma_commit();
     wgmma_wait<0>();
+    // moved by hand: the compiler would otherwise wait for the next product before it reads this one
+#pragma unroll
+    for (int i = 0; i < 32; ++i) asm volatile("mov.b32 %0, %1;" : "=f"(CB[i]) : "f"(next_CB[i]));
+    start(min(c + 1, chunks - 1));  // the last one once more: a branch around products costs more
     barrier_wait(&shared.M_empty[c % 2], (c / 2 + 1) % 2);
 #pragma unroll
     for (int h = 0; h < heads_per_block; ++h) write_M<T>(shared.M[c % 2][h], CB, shared.decays[s][h], D[h], lane);
@@ -229,6 +235,7 @@ __device__ void make_M(SegmentShared<N>& shared, const SsdScan& scan, const Head
       barrier_arrive(&shared.empty[s]);
     }
   }
+  wgmma_wait<0>();
 }
 
 /// y^T = S C^T with S rounded.
@@ -350,13 +357,13 @@ __device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, 
 #pragma unroll
     for (int block = 0; block < 4; ++block)
       load_transposed(x[block], channel_fragment_address(shared_address(stage.x[index]), lane.warp, block));
+    wgmma_wait<0>();
 #pragma unroll
     for (int block = 0; block < 4; ++block)
       scale_tokens<T>(weighted[block], x[block], decays.to_end, block * 16 + lane.column);
-    barrier_wait(&shared.M_full[c % 2], c / 2 % 2);
-    wgmma_wait<0>();
     decay_rows(y, decays.from_start, lane);
     if (scan.D_channel_stride != 0) add_skip<T>(y, x, scan.D + head * scan.D_head_stride, lane);
+    barrier_wait(&shared.M_full[c % 2], c / 2 % 2);
     wgmma_fence();
     multiply_M<T>(y, x, shared.M[c % 2][index]);
     wgmma_commit();
@@ -430,7 +437,7 @@ __global__ void __launch_bounds__(block_threads, 1)
     give_registers<loader_registers>();
     const int warp = static_cast<int>(threadIdx.x) % warpgroup / 32;
     if (threadIdx.x % warpgroup == 0) copy_segment<N>(shared, maps, heads, segment);
-    if (warp >= 1 && warp <= heads_per_block) prepare_decays<T, N>(shared, scan, heads.of(warp - 1), warp - 1, segment);
+    if (warp >= 1 && warp <= heads_per_block) prepare_decays<N>(shared, scan, heads.of(warp - 1), warp - 1, segment);
   } else if (index == heads_per_block) {
     give_registers<maker_registers>();
     make_M<T, N>(shared, scan, heads, segment);

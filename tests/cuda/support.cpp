@@ -108,6 +108,16 @@ std::vector<double> normal_values(std::size_t count, Random& random, double devi
   return values;
 }
 
+DeviceArray random_elements(std::size_t count, DType dtype, Random& random) {
+  constexpr std::size_t period = 1 << 16, shift = 7919;  // a prime: repetitions do not line up
+  const std::vector<std::byte> block = encode(normal_values(period, random), dtype);
+  const std::size_t element = element_size(dtype);
+  std::vector<std::byte> bytes(count * element);
+  for (std::size_t i = 0; i < count; ++i)
+    std::memcpy(bytes.data() + i * element, block.data() + (i + i / period * shift) % period * element, element);
+  return DeviceArray(bytes);
+}
+
 std::vector<double> log_uniform_values(std::size_t count, double low, double high, Random& random) {
   std::vector<double> values(count);
   for (double& value : values) value = low * std::pow(high / low, random.uniform());

@@ -47,6 +47,9 @@ class DeviceArray {
 };
 
 std::vector<double> normal_values(std::size_t count, Random& random, double deviation = 1.0);
+/// Normal values on the device, for benchmarks: a few thousand drawn and repeated out of step, since gigabytes take
+/// minutes.
+DeviceArray random_elements(std::size_t count, DType dtype, Random& random);
 /// Evenly spread logarithms.
 std::vector<double> log_uniform_values(std::size_t count, double low, double high, Random& random);
 /// In [low, high].
