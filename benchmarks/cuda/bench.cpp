@@ -1,4 +1,4 @@
-// Times the CUDA kernels: medians of fifty runs by device events, L2 overwritten before each.
+// Times the CUDA kernels: medians of fifty runs by device events, L2 filled with other data before each.
 //   cuda_bench [NAME...]      all, or those named
 #include "benchmarks/cuda/bench.h"
 

@@ -2,10 +2,11 @@
 //
 // Parallel: runs of tokens x channels.  A thread owns Channels neighbouring channels (16 bytes where rows are aligned) and
 // walks run_tokens tokens, so that neighbouring threads read neighbouring channels of a row.
-// In registers: the weights, and the last Kernel - 1 inputs as a window that shifts by one a token; so each input is
-// read once, but for Kernel - 1 rows before a run, which its neighbour also reads (7 % of 48, mostly from L2).
+// In registers: the weights, and the last 3 inputs as a window that shifts by one a token; so each input is read once,
+// but for 3 rows before a run, which its neighbour also reads (mostly from L2).  Rows are loaded ahead rows_ahead at a
+// time, or a thread would wait for each.
 // Ragged: a run looks up the sequence of its first token and refills the window from the state where the next begins.
-// Kernels longer than max_window keep no window and read each tap again; that is the general form.
+// Other kernel widths, and rows that are not aligned, keep no window and read each tap again; that is the general form.
 // The states are replaced by a second, small launch: another block may still read the old ones as left context.
 #include "mamba2/cuda/activation.cuh"
 #include "mamba2/cuda/causal_conv.h"
@@ -14,9 +15,11 @@
 namespace mamba2::cuda {
 namespace {
 
-constexpr int run_tokens = 48;
 constexpr int block_threads = 128;
 constexpr int max_window = 4;  // conv_kernel of every published Mamba-2 model
+constexpr int rows_ahead = 8;
+constexpr int long_run = 64, short_run = 16;  // tokens: few rows read twice, or enough blocks for a short prompt
+constexpr std::int64_t long_run_tokens = 4096;
 
 /// The sequence that holds a token: the last one that starts at or before it and is not empty.
 __device__ int sequence_of(const Batch& batch, std::int64_t token) {
@@ -36,26 +39,9 @@ __device__ __forceinline__ std::int64_t slot_of(const Batch& batch, int sequence
   return batch.slots != nullptr ? batch.slots[sequence] : sequence;
 }
 
-/// Channels [c, c + Channels) of one row.
-template <class T, int Channels>
-__device__ __forceinline__ void read_channels(float (&to)[Channels], const T* row) {
-  if constexpr (Channels == vector_elements<T>) {
-    unpack_vector<T>(to, load_vector(row));
-  } else {
-    for (int i = 0; i < Channels; ++i) to[i] = as_float(row[i]);
-  }
-}
-template <class T, int Channels>
-__device__ __forceinline__ void write_channels(T* row, const float (&from)[Channels]) {
-  if constexpr (Channels == vector_elements<T>) {
-    store_vector(row, pack_vector<T>(from));
-  } else {
-    for (int i = 0; i < Channels; ++i) row[i] = rounded<T>(from[i]);
-  }
-}
-
-template <class T, class S, int Channels, int Kernel>
-__global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv conv) {
+template <class T, class S, int Kernel, bool Silu>
+__global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv conv, int run_tokens) {
+  constexpr int Channels = vector_elements<T>;
   const int c = (static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x)) * Channels;
   if (c >= conv.channels) return;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * run_tokens;
@@ -78,7 +64,7 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
     for (int k = 0; k < Kernel - 1; ++k) {
       const std::int64_t at = token - (Kernel - 1) + k;
       if (at >= start) {
-        read_channels<T, Channels>(window[k], x + at * conv.x.stride);
+        unpack_vector<T>(window[k], load_vector(x + at * conv.x.stride));
       } else {
 #pragma unroll
         for (int i = 0; i < Channels; ++i) window[k][i] = as_float(state[i * (Kernel - 1) + (at - start + Kernel - 1)]);
@@ -86,31 +72,37 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
     }
   };
   refill(first);
-  std::int64_t end = conv.batch.sequence_start[sequence + 1];
-#pragma unroll 4
-  for (std::int64_t t = first; t < last; ++t) {
-    if (t == end) {
-      while (conv.batch.sequence_start[sequence + 1] <= t) ++sequence;
-      end = conv.batch.sequence_start[sequence + 1];
-      refill(t);
+  for (std::int64_t t = first; t < last;) {
+    const std::int64_t stop = min(last, static_cast<std::int64_t>(conv.batch.sequence_start[sequence + 1]));
+    for (; t < stop; t += rows_ahead) {
+      uint4 rows[rows_ahead];
+#pragma unroll
+      for (int r = 0; r < rows_ahead; ++r) rows[r] = t + r < stop ? load_vector(x + (t + r) * conv.x.stride) : uint4{};
+#pragma unroll
+      for (int r = 0; r < rows_ahead; ++r) {
+        unpack_vector<T>(window[Kernel - 1], rows[r]);
+        float sum[Channels];
+#pragma unroll
+        for (int i = 0; i < Channels; ++i) {
+          sum[i] = bias[i];
+#pragma unroll
+          for (int k = 0; k < Kernel; ++k) sum[i] += weight[k][i] * window[k][i];
+          sum[i] = Silu ? silu(sum[i]) : activated(sum[i], conv.activation);
+#pragma unroll
+          for (int k = 0; k + 1 < Kernel; ++k) window[k][i] = window[k + 1][i];
+        }
+        if (t + r < stop) store_vector(out + (t + r) * conv.out.stride, pack_vector<T>(sum));
+      }
     }
-    read_channels<T, Channels>(window[Kernel - 1], x + t * conv.x.stride);
-    float sum[Channels];
-#pragma unroll
-    for (int i = 0; i < Channels; ++i) {
-      sum[i] = bias[i];
-#pragma unroll
-      for (int k = 0; k < Kernel; ++k) sum[i] += weight[k][i] * window[k][i];
-      sum[i] = activated(sum[i], conv.activation);
-#pragma unroll
-      for (int k = 0; k + 1 < Kernel; ++k) window[k][i] = window[k + 1][i];
-    }
-    write_channels<T, Channels>(out + t * conv.out.stride, sum);
+    t = stop;
+    if (t == last) break;
+    while (conv.batch.sequence_start[sequence + 1] <= t) ++sequence;
+    refill(t);
   }
 }
 
 template <class T, class S>
-__global__ void __launch_bounds__(block_threads) general_conv_kernel(const CausalConv conv) {
+__global__ void __launch_bounds__(block_threads) general_conv_kernel(const CausalConv conv, int run_tokens) {
   const int c = static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x);
   if (c >= conv.channels) return;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * run_tokens;
@@ -161,15 +153,18 @@ void launch(const CausalConv& conv, cudaStream_t stream) {
     const int threads = (conv.channels + channels_each - 1) / channels_each;
     return dim3(static_cast<unsigned>((threads + block_threads - 1) / block_threads), static_cast<unsigned>(rows));
   };
+  const int run_tokens = conv.batch.tokens >= long_run_tokens ? long_run : short_run;
   const std::int64_t runs = (conv.batch.tokens + run_tokens - 1) / run_tokens;
   constexpr int wide = vector_elements<T>;
   if (runs > 0) {
     const bool vectors = conv.conv_kernel == max_window && conv.channels % wide == 0 &&
                          aligned(conv.x.data, conv.x.stride, conv.dtype) && aligned(conv.out.data, conv.out.stride, conv.dtype);
-    if (vectors) {
-      conv_kernel<T, S, wide, max_window><<<grid(wide, runs), block_threads, 0, stream>>>(conv);
+    if (vectors && conv.activation == Activation::silu) {
+      conv_kernel<T, S, max_window, true><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
+    } else if (vectors) {
+      conv_kernel<T, S, max_window, false><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
     } else {
-      general_conv_kernel<T, S><<<grid(1, runs), block_threads, 0, stream>>>(conv);
+      general_conv_kernel<T, S><<<grid(1, runs), block_threads, 0, stream>>>(conv, run_tokens);
     }
     check_launch("causal_conv");
   }

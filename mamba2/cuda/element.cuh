@@ -88,7 +88,7 @@ __device__ __forceinline__ void store_vector(void* to, const uint4& value) {
   *static_cast<uint4*>(to) = value;
 }
 
-__device__ __forceinline__ float sigmoid(float value) { return 1.0F / (1.0F + __expf(-value)); }
+__device__ __forceinline__ float sigmoid(float value) { return __fdividef(1.0F, 1.0F + __expf(-value)); }
 __device__ __forceinline__ float silu(float value) { return value * sigmoid(value); }
 
 /// The sum over a warp, in every lane.

@@ -4,9 +4,7 @@
 // elements where a row is not aligned.
 // Kept: the row as floats in shared memory between the sum of squares and the scaling, so that width is no template
 // parameter and nothing is read twice.  One thread writes and later reads the same places: no barrier but the sum's.
-// Blocks have just enough threads for one vector each, up to 512: a row of 5120 bf16 is 640 vectors.
-#include <algorithm>
-
+// Blocks have up to 512 threads, as many as share the row evenly: a row of 5120 bf16 is 640 vectors, two each for 320.
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/element.cuh"
 #include "mamba2/cuda/norm.h"
@@ -139,7 +137,8 @@ void launch(void (*kernel)(Arguments), const Arguments& norm, std::int64_t rows,
             const char* name, cudaStream_t stream) {
   if (rows == 0) return;
   const int runs = (width + wide - 1) / wide;
-  const int threads = std::min(max_threads, (runs + 31) / 32 * 32);
+  const int runs_each = (runs + max_threads - 1) / max_threads;
+  const int threads = ((runs + runs_each - 1) / runs_each + 31) / 32 * 32;
   const std::size_t shared_bytes = sizeof(float) * static_cast<std::size_t>(width);
   if (shared_bytes > 47U << 10) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
