@@ -1,12 +1,19 @@
-# One object library a layer; libmamba2 is their sum. tools/check_layers.py holds the includes to the order.
+# libmamba2 is the sum of its layers, an object library each. tools/check_layers.py holds the includes to the order.
 
-# mamba2_layer(NAME SOURCES a.cpp ... [LIBRARIES lib ...])
+# mamba2_layer(NAME SOURCES a.cpp ... [HEADERS a.h ...] [LIBRARIES lib ...])
+# HEADERS are the public ones, which are installed; without it all that lie beside the sources are.
 function(mamba2_layer NAME)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;HEADERS;LIBRARIES" ${ARGN})
   add_library(mamba2_${NAME} OBJECT ${ARG_SOURCES})
-  target_include_directories(mamba2_${NAME} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_include_directories(mamba2_${NAME} PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
   target_link_libraries(mamba2_${NAME} PRIVATE mamba2_options PUBLIC fmt::fmt ${ARG_LIBRARIES})
-  set_property(GLOBAL APPEND PROPERTY MAMBA2_LAYERS mamba2_${NAME})
+
+  target_sources(mamba2_static PRIVATE $<TARGET_OBJECTS:mamba2_${NAME}>)
+  target_link_libraries(mamba2_static PUBLIC fmt::fmt ${ARG_LIBRARIES})
+  if(NOT ARG_HEADERS)
+    file(GLOB ARG_HEADERS CONFIGURE_DEPENDS *.h)
+  endif()
+  target_sources(mamba2_static PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR} FILES ${ARG_HEADERS})
 endfunction()
 
 # mamba2_test(NAME SOURCES a_test.cpp ... [LIBRARIES lib ...]): one GoogleTest program, each test known to ctest.

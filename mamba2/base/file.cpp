@@ -108,9 +108,13 @@ void AtomicFile::flush() {
   buffer_.clear();
 }
 
-void AtomicFile::commit() {
+void AtomicFile::sync() {
   flush();
   if (::fsync(descriptor_) != 0) fail("{}: can't be written: {}", path_, error_text(errno));
+}
+
+void AtomicFile::commit() {
+  sync();
   const int descriptor = std::exchange(descriptor_, -1);
   if (::close(descriptor) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
     const int code = errno;

@@ -42,6 +42,8 @@ class AtomicFile {
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
   std::uint64_t written() const { return written_; }
+  /// Brings what is written to disk, still under the temporary name, so that commit() has no more than a rename to do.
+  void sync();
   void commit();
 
  private:

@@ -95,7 +95,7 @@ class Builder {
   }
 
   bool parse_error(std::size_t offset, const std::string&, const nlohmann::detail::exception& e) {
-    const Position at = position_of(text_, offset);
+    const Position at = position_of(text_, offset == 0 ? 0 : offset - 1);  // offset counts what was read
     std::string_view what = e.what();
     if (const auto colon = what.find("syntax error"); colon != std::string_view::npos) what.remove_prefix(colon);
     fail("{}: line {}, column {}: {}", source_, at.line, at.column, printable(what));

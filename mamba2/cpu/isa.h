@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace mamba2::cpu {
+
+/// Instruction sets that the kernels are built for, weakest first.  portable is what every processor of the
+/// architecture has (SSE2 on x86-64, Neon on aarch64).
+enum class Isa : std::uint8_t { portable, avx2, avx512 };
+
+std::string_view name(Isa isa);
+
+/// Those that were built in and that this processor and operating system run, weakest first; never empty.
+std::vector<Isa> available_isas();
+
+/// The strongest available, or the one that the environment variable MAMBA2_ISA names.  Throws Error where that name
+/// is unknown or the processor lacks it.
+Isa choose_isa();
+
+}  // namespace mamba2::cpu

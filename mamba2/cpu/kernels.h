@@ -1,0 +1,158 @@
+#pragma once
+
+#include <cstdint>
+
+#include "mamba2/ops/ops.h"
+
+/// The kernels: what runs on one thread, built once for each instruction set.  Operands are checked; strides count
+/// elements and belong to the outer dimension, the inner one is contiguous.  No kernel allocates.
+namespace mamba2::cpu {
+
+/// How the elements of a weight matrix are held; the values index Kernels::linear and Kernels::widen.
+enum class WeightType : std::uint8_t { f32, bf16, f16 };
+constexpr int weight_types = 3;
+
+/// sums of products over at most this many columns are kept in registers; longer rows are cut into equal blocks whose
+/// sums are added in order.  1024: three rows of x and four of the weights fit a 32 KiB L1 cache.
+constexpr std::int64_t most_columns_in_a_block = 1024;
+
+/// out[m, n] = add[m, n] + bias[n] + sum_k x[m, k] w[n, k].  An element's bits depend on its row of x, its row of w, k
+/// and the instruction set alone, not on m or n.
+struct LinearTask {
+  const float* x;
+  std::int64_t x_stride, m;
+  const void* w;
+  std::int64_t w_stride, n, k;
+  const float* bias;  // or null
+  const float* add;   // or null; may be out
+  std::int64_t add_stride;
+  float* out;
+  std::int64_t out_stride;
+  float* scratch;  // linear_scratch(m, n) floats
+};
+/// Rows from which weights are widened to f32 once for all rows instead of once for each few.
+constexpr std::int64_t widen_from_rows = 8;
+constexpr std::int64_t linear_scratch(std::int64_t m, std::int64_t n) {
+  return m * ((n + 3) / 4 * 4) + 4 * most_columns_in_a_block;
+}
+
+struct NormTask {
+  const float* x;
+  std::int64_t x_stride, rows, width;
+  const float* weight;  // or null
+  float eps;
+  float* out;
+  std::int64_t out_stride;
+};
+
+struct GatedNormTask {
+  const float *y, *z;
+  std::int64_t y_stride, z_stride, rows, width;
+  const float* weight;  // or null: the gate alone
+  std::int64_t group_size;
+  float eps;
+  GateOrder order;
+  float* out;
+  std::int64_t out_stride;
+};
+
+/// value null: out = act(gate).
+struct ActivationTask {
+  const float *value, *gate;
+  std::int64_t value_stride, gate_stride, rows, width;
+  Activation act;
+  float* out;
+  std::int64_t out_stride;
+};
+
+/// Channels [0, channels) of one sequence.
+struct ConvTask {
+  const float* x;
+  std::int64_t x_stride, tokens, channels, conv_kernel;
+  const float* weight;  // (channels, conv_kernel)
+  std::int64_t weight_stride;
+  const float* bias;  // or null
+  Activation act;
+  float* state;  // (channels, conv_kernel - 1)
+  std::int64_t state_stride;
+  float* out;
+  std::int64_t out_stride;
+  float* scratch;  // conv_scratch(channels, conv_kernel) floats
+};
+constexpr std::int64_t conv_scratch(std::int64_t channels, std::int64_t conv_kernel) {
+  return 2 * conv_kernel * channels;
+}
+
+/// One head of one sequence.
+struct ScanTask {
+  const float* x;
+  std::int64_t x_stride;
+  const float* dt;
+  std::int64_t dt_stride;
+  float a;  // -exp(A_log)
+  const float *B, *C;
+  std::int64_t B_stride, C_stride;
+  const float* D;
+  std::int64_t D_step;  // 0: one for the head, 1: one for each element
+  float* state;         // (head_dim, state_size)
+  std::int64_t state_stride;
+  std::int64_t tokens, head_dim, state_size;
+  float* out;
+  std::int64_t out_stride;
+  // The chunked form only:
+  std::int64_t chunk;
+  const float* scores;  // (tokens, chunk), chunk a multiple of 16: scores[t, j] = C_t . B_(first of t's chunk + j), for
+                        // j up to t's own place
+  float* scratch;       // scan_scratch(...) floats
+};
+/// The padded width of rows of head_dim or chunk elements.
+constexpr std::int64_t padded(std::int64_t width) {
+  return (width + 63) / 64 * 64;
+}
+constexpr std::int64_t scan_scratch(std::int64_t chunk, std::int64_t head_dim, std::int64_t state_size) {
+  // the state turned, dt x, the decayed scores, three vectors of decays, D
+  return padded(head_dim) * (state_size + chunk + 1) + (chunk + 3) * padded(chunk);
+}
+
+/// C_t . B_j into scores[t, j] of one chunk and one group, t < tokens, j <= t (more are written).
+struct ScoresTask {
+  const float *B, *C;
+  std::int64_t B_stride, C_stride, tokens, state_size;
+  float* scores;
+  std::int64_t scores_stride;
+};
+
+/// One query over `count` keys.
+struct AttentionTask {
+  const float* q;
+  const float *k, *v;
+  std::int64_t k_stride, v_stride, count, head_dim;
+  float scale;
+  float* out;
+};
+
+struct Kernels {
+  void (*linear[weight_types])(const LinearTask&);
+  void (*widen[weight_types])(const void* from, float* to, std::int64_t count);
+  void (*rms_norm)(const NormTask&);
+  void (*gated_rms_norm)(const GatedNormTask&);
+  void (*activation)(const ActivationTask&);
+  void (*conv)(const ConvTask&);
+  void (*ssd_step)(const ScanTask&);
+  void (*ssd_chunks)(const ScanTask&);
+  void (*ssd_scores)(const ScoresTask&);
+  void (*attention)(const AttentionTask&);
+  float (*log_sum_exp)(const float* x, std::int64_t count);
+};
+
+namespace portable {
+Kernels kernels();
+}
+namespace avx2 {
+Kernels kernels();
+}
+namespace avx512 {
+Kernels kernels();
+}
+
+}  // namespace mamba2::cpu

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "mamba2/generate/decoder.h"
+#include "mamba2/model/modeling_mamba2.h"
+
+namespace mamba2 {
+
+/// A language model as a search uses it: a row is a slot of a cache.
+class ModelDecoder : public Decoder {
+ public:
+  /// model outlives the decoder.
+  explicit ModelDecoder(Mamba2ForCausalLM& model) : model_(model) {}
+
+  std::int64_t vocab_size() const override { return model_.config().vocab_size; }
+  void allocate(std::int64_t rows) override { cache_.emplace(model_.make_cache(rows)); }
+  void reset(std::int64_t row) override { cache_->reset(row); }
+  void copy(std::int64_t from, std::int64_t to) override { cache_->copy_slot(from, to); }
+  void reorder(std::span<const std::int64_t> sources) override { cache_->reorder(sources); }
+  std::span<float> feed(std::span<const DecoderInput> inputs) override;
+
+ private:
+  Mamba2ForCausalLM& model_;
+  std::optional<Mamba2Cache> cache_;
+  HostTensor logits_;  // f32
+};
+
+}  // namespace mamba2

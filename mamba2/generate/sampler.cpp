@@ -1,0 +1,114 @@
+#include "mamba2/generate/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "mamba2/base/error.h"
+#include "mamba2/base/random.h"
+#include "mamba2/generate/ranking.h"
+
+namespace mamba2 {
+
+namespace {
+
+constexpr float ruled_out = -std::numeric_limits<float>::infinity();
+
+/// Steele et al. 2014, "Fast splittable pseudorandom number generators": the finaliser of SplitMix64.
+std::uint64_t mix(std::uint64_t x) {
+  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBULL;
+  return x ^ (x >> 31U);
+}
+
+/// Tokens that can be drawn, in the order of ids, with their weights and the sum of these.
+struct Weights {
+  std::vector<std::size_t> indices;
+  std::vector<float> weights;
+  double sum = 0;
+};
+
+Weights weights_of(std::span<const float> scores) {
+  float highest = ruled_out;
+  for (const float score : scores) {
+    require(!std::isnan(score), "a score of the next token is NaN; remove_invalid_values would replace it");
+    highest = std::max(highest, score);
+  }
+  require(highest != ruled_out, "the generation config rules out every next token");
+  require(std::isfinite(highest), "a score of the next token is infinite; remove_invalid_values would replace it");
+  Weights result;
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    if (scores[i] == ruled_out) continue;
+    const float weight = std::exp(scores[i] - highest);
+    if (weight == 0) continue;
+    result.indices.push_back(i);
+    result.weights.push_back(weight);
+    result.sum += static_cast<double>(weight);
+  }
+  return result;
+}
+
+/// Position of the weight under the point uniform * sum; never one that is 0.
+std::size_t draw(const Weights& from, double uniform) {
+  const double point = uniform * from.sum;
+  double sum = 0;
+  std::size_t last = 0;  // where rounding carries the point past the sum
+  for (std::size_t i = 0; i < from.weights.size(); ++i) {
+    if (from.weights[i] == 0) continue;
+    sum += static_cast<double>(from.weights[i]);
+    last = i;
+    if (point < sum) break;
+  }
+  return last;
+}
+
+}  // namespace
+
+SequenceRandom::SequenceRandom(std::uint64_t seed, std::span<const std::int32_t> prompt, std::int64_t copy)
+    : seed_(seed), stream_(mix(static_cast<std::uint64_t>(copy) + 0x9E3779B97F4A7C15ULL)) {
+  for (const std::int32_t id : prompt) stream_ = mix(stream_ ^ static_cast<std::uint32_t>(id)) + 0x9E3779B97F4A7C15ULL;
+}
+
+double SequenceRandom::uniform(std::int64_t step, std::int64_t draw) const {
+  const auto words = philox({static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32U)},
+                            {static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(draw),
+                             static_cast<std::uint32_t>(stream_), static_cast<std::uint32_t>(stream_ >> 32U)});
+  const std::uint64_t bits = words[0] | (static_cast<std::uint64_t>(words[1]) << 32U);
+  return static_cast<double>(bits >> 11U) * 0x1p-53;
+}
+
+std::int32_t argmax(std::span<const float> scores) {
+  const auto invalid = std::find_if(scores.begin(), scores.end(), [](float score) { return std::isnan(score); });
+  require(invalid == scores.end(), "the score of token {} is NaN; remove_invalid_values would replace it",
+          invalid - scores.begin());
+  return static_cast<std::int32_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
+}
+
+std::int32_t sample(std::span<const float> scores, double uniform) {
+  const Weights weights = weights_of(scores);
+  return static_cast<std::int32_t>(weights.indices[draw(weights, uniform)]);
+}
+
+std::vector<std::size_t> sample_without_replacement(std::span<const float> scores, std::size_t count,
+                                                    const std::function<double(std::int64_t)>& uniform) {
+  Weights weights = weights_of(scores);
+  std::vector<std::size_t> drawn;
+  const std::size_t possible = std::min(count, weights.indices.size());
+  while (drawn.size() < possible) {
+    const std::size_t position = draw(weights, uniform(std::ssize(drawn)));
+    drawn.push_back(weights.indices[position]);
+    weights.weights[position] = 0;
+    // Summed anew: subtracting from the sum would leave the rounding of what was taken.
+    weights.sum = 0;
+    for (const float weight : weights.weights) weights.sum += static_cast<double>(weight);
+  }
+  if (drawn.size() < count) {
+    for (const std::size_t index : largest_indices(scores, count, Ties::lower_index_first)) {
+      if (drawn.size() == count) break;
+      if (std::find(drawn.begin(), drawn.end(), index) == drawn.end()) drawn.push_back(index);
+    }
+  }
+  return drawn;
+}
+
+}  // namespace mamba2

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "mamba2/model/config.h"
+#include "mamba2/ops/backend.h"
+
+namespace mamba2 {
+
+/// The state of one layer for every slot; tensors that the layer does not need are absent.
+struct LayerState {
+  DeviceTensor conv_state;  ///< (slots, conv_dim or attention_qkv_size, kernel - 1)
+  DeviceTensor ssm_state;   ///< (slots, num_heads, head_dim, state_size)
+  DeviceTensor k_cache;     ///< (slots, capacity, num_key_value_heads, attention_head_dim)
+  DeviceTensor v_cache;     ///< as k_cache
+};
+
+/// What a model remembers of each of N sequences (transformers' cache_params), one slot a sequence.  Belongs to the
+/// backend it was made on and must not outlive it.  A new slot is the state before the first token.
+class Mamba2Cache {
+ public:
+  /// state_dtype of ssm_state; the convolution's state and the keys and values have the activations' dtype.
+  Mamba2Cache(const Mamba2Config& config, Backend& backend, std::int64_t slots, DType state_dtype = DType::f32);
+
+  std::int64_t slots() const { return static_cast<std::int64_t>(lengths_.size()); }
+  /// Tokens that slot has seen.
+  std::int64_t length(std::int64_t slot) const { return lengths_[static_cast<std::size_t>(slot)]; }
+  /// Bytes a sequence costs, keys and values at the present capacity included.
+  std::size_t bytes_per_slot() const;
+
+  void reset();
+  void reset(std::int64_t slot);
+  /// Slot `to` becomes what slot `from` is.
+  void copy_slot(std::int64_t from, std::int64_t to);
+  /// New slot i becomes what slot sources[i] was, as beam search needs it; sources may repeat, its length is slots().
+  void reorder(std::span<const std::int64_t> sources);
+  /// An independent copy.
+  Mamba2Cache clone() const;
+
+  /// Writes conv_state.I, ssm_state.I, k_cache.I, v_cache.I and lengths as safetensors, atomically.
+  void save(const std::string& path) const;
+  /// Replaces the contents by a saved file's; throws Error naming the tensor that does not fit this model, and is as
+  /// before then.
+  void load(const std::string& path);
+
+  // For the forward pass.
+  LayerState& layer(std::int64_t index) { return layers_[static_cast<std::size_t>(index)]; }
+  const LayerState& layer(std::int64_t index) const { return layers_[static_cast<std::size_t>(index)]; }
+  std::int64_t layers() const { return static_cast<std::int64_t>(layers_.size()); }
+  /// Makes room for keys and values of so many tokens in every slot.
+  void reserve(std::int64_t tokens);
+  void advance(std::int64_t slot, std::int64_t tokens) { lengths_[static_cast<std::size_t>(slot)] += tokens; }
+
+ private:
+  template <class Visit>
+  void for_each_tensor(Visit&& visit);
+
+  Backend* backend_;
+  Mamba2Config config_;
+  DType state_dtype_;
+  std::vector<LayerState> layers_;
+  std::vector<std::int64_t> lengths_;
+  std::int64_t capacity_ = 0;  // tokens that k_cache and v_cache hold
+};
+
+}  // namespace mamba2

@@ -1,0 +1,198 @@
+#include "mamba2/model/modeling_mamba2.h"
+
+#include <algorithm>
+
+#include "mamba2/base/error.h"
+#include "mamba2/base/file.h"
+#include "mamba2/model/forward.h"
+#include "mamba2/model/load.h"
+#include "mamba2/model/locate.h"
+#include "mamba2/model/save.h"
+
+namespace mamba2 {
+
+/// Members are destroyed last to first: the pass and the weights before the backend that owns their memory, the backend
+/// before the mapped files that its weights may lie in.
+struct Mamba2Model::Parts {
+  std::string path;
+  Mamba2Config config;
+  DType state_dtype = DType::f32;
+  std::unique_ptr<TensorSource> source;
+  std::unique_ptr<Backend> backend;
+  ModelWeights weights;
+  std::optional<ForwardPass> pass;
+};
+
+namespace {
+
+std::optional<DType> parse_weight_dtype(const std::string& text) {
+  if (text == "auto") return std::nullopt;
+  const std::optional<DType> dtype = parse_dtype(text);
+  require(dtype.has_value() && is_floating(*dtype), "dtype is '{}', expected auto, f32, bf16 or f16", printable(text));
+  return dtype;
+}
+
+DType parse_state_dtype(const std::string& text) {
+  const std::optional<DType> dtype = parse_dtype(text);
+  require(dtype == DType::f32 || dtype == DType::bf16, "state dtype is '{}', expected f32 or bf16", printable(text));
+  return *dtype;
+}
+
+/// The file to name where a head is missing.
+std::string_view file_of(const TensorSource& source) {
+  return CanonicalTensors(source).file();
+}
+
+GatedNorm parse_gated_norm(const std::string& text, GatedNorm from_config) {
+  if (text == "auto") return from_config;
+  require(text == "grouped" || text == "ungrouped", "gated norm is '{}', expected auto, grouped or ungrouped",
+          printable(text));
+  return text == "grouped" ? GatedNorm::grouped : GatedNorm::ungrouped;
+}
+
+}  // namespace
+
+Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, const LoadOptions& options)
+    : Mamba2Model(
+          std::move(config), std::move(source),
+          make_backend({.device = options.device, .threads = options.threads, .deterministic = options.deterministic}),
+          options) {}
+
+Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, std::unique_ptr<Backend> backend,
+                         const LoadOptions& options)
+    : parts_(std::make_unique<Parts>()) {
+  Parts& p = *parts_;
+  const std::optional<DType> dtype = parse_weight_dtype(options.dtype);
+  p.state_dtype = parse_state_dtype(options.state_dtype);
+  p.config = std::move(config);
+  p.config.gated_norm = parse_gated_norm(options.gated_norm, p.config.gated_norm);
+  p.source = std::move(source);
+  const CanonicalTensors tensors(*p.source);
+  adjust_to_tensors(p.config, tensors);
+  p.backend = std::move(backend);
+  p.weights = load_weights(p.config, tensors, *p.backend, dtype);
+  p.pass.emplace(p.config, p.weights, *p.backend);
+}
+
+Mamba2Model::Mamba2Model(Mamba2Model&&) noexcept = default;
+Mamba2Model& Mamba2Model::operator=(Mamba2Model&&) noexcept = default;
+Mamba2Model::~Mamba2Model() = default;
+
+Mamba2Model Mamba2Model::from_pretrained(const std::string& path, const LoadOptions& options) {
+  const ModelFiles files = locate_model(path);
+  Mamba2Model model(files.read_config(), open_tensors(files.weights), options);
+  model.parts_->path = files.folder;
+  return model;
+}
+
+const Mamba2Config& Mamba2Model::config() const {
+  return parts_->config;
+}
+Backend& Mamba2Model::backend() const {
+  return *parts_->backend;
+}
+const TensorSource& Mamba2Model::source() const {
+  return *parts_->source;
+}
+const ModelWeights& Mamba2Model::weights() const {
+  return parts_->weights;
+}
+std::string Mamba2Model::path() const {
+  return parts_->path;
+}
+
+Mamba2Cache Mamba2Model::make_cache(std::int64_t slots) const {
+  return {parts_->config, *parts_->backend, slots, parts_->state_dtype};
+}
+
+ForwardOutput Mamba2Model::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
+                                   const ForwardOptions& options) {
+  return parts_->pass->run(sequences, cache, options, nullptr);
+}
+
+Mamba2ForCausalLM Mamba2ForCausalLM::from_pretrained(const std::string& path, const LoadOptions& options) {
+  return Mamba2ForCausalLM(Mamba2Model::from_pretrained(path, options));
+}
+
+Mamba2ForCausalLM::Mamba2ForCausalLM(Mamba2Model model) : model_(std::move(model)) {
+  require(model_.weights().lm_head != nullptr || config().tie_word_embeddings,
+          "{}: tensor 'lm_head.weight' is missing, and the config says that the head is not tied to the embeddings",
+          file_of(model_.source()));
+}
+
+ForwardOutput Mamba2ForCausalLM::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
+                                         const ForwardOptions& options) {
+  return model_.parts_->pass->run(sequences, cache, options, model_.weights().head());
+}
+
+void Mamba2ForCausalLM::save_pretrained(const std::string& folder, const std::string& dtype) const {
+  save_checkpoint(model_.config(), model_.source(), folder, parse_weight_dtype(dtype));
+}
+
+Mamba2ForSequenceClassification Mamba2ForSequenceClassification::from_pretrained(const std::string& path,
+                                                                                 const LoadOptions& options) {
+  return Mamba2ForSequenceClassification(Mamba2Model::from_pretrained(path, options));
+}
+
+Mamba2ForSequenceClassification::Mamba2ForSequenceClassification(Mamba2Model model) : model_(std::move(model)) {
+  require(model_.weights().classifier.out_proj != nullptr,
+          "{}: has no classification head: found none of 'classification_head.out_proj.weight', 'score.weight', "
+          "'classifier.weight'",
+          file_of(model_.source()));
+}
+
+ClassificationOutput Mamba2ForSequenceClassification::forward(std::span<const std::vector<std::int32_t>> sequences) {
+  ClassificationOutput output;
+  const auto count = static_cast<std::int64_t>(sequences.size());
+  if (count == 0) return output;
+  std::vector<SequenceInput> inputs;
+  for (const std::vector<std::int32_t>& sequence : sequences) {
+    require(!sequence.empty(), "input_ids: sequence {} is empty, expected one token or more", inputs.size());
+    inputs.push_back({.input_ids = sequence, .slot = static_cast<std::int64_t>(inputs.size()), .logits_to_keep = 0});
+  }
+  Mamba2Cache cache = model_.make_cache(count);
+  const ForwardOutput states = model_.forward(inputs, cache, {.output_last_hidden_state = true});
+
+  Backend& backend = model_.backend();
+  const ClassifierWeights& head = model_.weights().classifier;
+  const DType dtype = backend.activation_dtype();
+  const HostTensor last(dtype, {count, config().hidden_size});
+  std::int64_t end = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    end += static_cast<std::int64_t>(sequences[static_cast<std::size_t>(i)].size());
+    convert(states.last_hidden_state.view()[end - 1], last.view()[i]);
+  }
+  const DeviceTensor hidden = backend.upload(last, dtype), dense = backend.allocate(dtype, last.view().shape);
+  if (head.dense != nullptr) {
+    backend.run(Linear{.x = hidden, .weight = head.dense.get(), .bias = head.dense_bias, .add = {}, .out = dense});
+    backend.run(Activate{.x = dense, .act = Activation::silu, .out = hidden});
+  }
+  const DeviceTensor logits = backend.allocate(dtype, {count, config().num_labels});
+  backend.run(Linear{.x = hidden, .weight = head.out_proj.get(), .bias = head.out_proj_bias, .add = {}, .out = logits});
+  const HostTensor on_host(dtype, logits.view.shape);
+  backend.download(logits, on_host);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Tensor row = on_host.view()[i];
+    std::vector<double>& values = output.logits.emplace_back();
+    for (std::int64_t j = 0; j < row.size(0); ++j) values.push_back(element_as_double(row, j));
+  }
+  return output;
+}
+
+ProblemType Mamba2ForSequenceClassification::problem_type(bool integral_labels) const {
+  if (config().problem_type) return *config().problem_type;
+  if (config().num_labels == 1) return ProblemType::regression;
+  return integral_labels ? ProblemType::single_label_classification : ProblemType::multi_label_classification;
+}
+
+void Mamba2ForSequenceClassification::save_pretrained(const std::string& folder, const std::string& dtype) const {
+  save_checkpoint(model_.config(), model_.source(), folder, parse_weight_dtype(dtype));
+}
+
+std::size_t tokens_before_padding(std::span<const std::int32_t> row, std::optional<std::int64_t> pad_token_id) {
+  if (!pad_token_id) return row.size();
+  const auto first = static_cast<std::size_t>(std::find(row.begin(), row.end(), *pad_token_id) - row.begin());
+  return first == 0 ? row.size() : first;
+}
+
+}  // namespace mamba2

@@ -1,0 +1,200 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string_view>
+
+#include "mamba2/tensor/tensor.h"
+
+/// The operations that a backend provides, one struct of named arguments each.  Unless said otherwise every tensor lies
+/// on the backend's device, activations have the backend's activation dtype, the innermost dimension is contiguous,
+/// outer strides are free, and outputs must not overlap inputs.  `Backend::run` checks shapes and dtypes once, before
+/// dispatch.  Dimensions use the names of the Hugging Face config.
+namespace mamba2 {
+
+class PreparedWeight;
+
+/// Functions of one number.  gelu is exact (erf), gelu_tanh the tanh approximation ("gelu_new").
+enum class Activation : std::uint8_t { none, silu, gelu, gelu_tanh, relu, tanh, sigmoid };
+
+/// Tokens of several sequences end to end; sequence s owns tokens [sequence_start[s], sequence_start[s + 1]) and the
+/// state slot slots[s].  No two sequences share a slot.  The descriptors lie on the device, so a recorded step can be
+/// replayed with new contents; the counts are fixed when it is recorded.
+struct Batch {
+  std::int64_t tokens = 0;
+  std::int64_t sequences = 0;
+  std::int64_t longest = 0;  ///< tokens of the longest sequence, or a bound of it
+  Tensor sequence_start;     ///< (sequences + 1) i32, rising from 0 to tokens
+  Tensor slots;              ///< (sequences) i32
+  Tensor positions;          ///< (tokens) i32: how many tokens of its sequence came before, in this batch and earlier
+};
+
+/// out[t] = weight[ids[t]].  ids (tokens) i32 in [0, vocab_size); weight (vocab_size, hidden_size); out (tokens,
+/// hidden_size).
+struct Embedding {
+  Tensor ids;
+  const PreparedWeight* weight = nullptr;
+  Tensor out;
+};
+
+/// out = add + x weight^T + bias.  x (rows, in); weight (out, in); bias (out) or absent; add (rows, out) or absent, may
+/// be `out` itself; out (rows, out).
+struct Linear {
+  Tensor x;
+  const PreparedWeight* weight = nullptr;
+  Tensor bias;
+  Tensor add;
+  Tensor out;
+};
+
+/// out = x / sqrt(mean(x^2) + eps) * weight over the last dimension.  x, out (rows, width); weight (width).
+/// Zhang and Sennrich 2019.
+struct RmsNorm {
+  Tensor x, weight;
+  double eps = 1e-5;
+  Tensor out;
+};
+
+/// Which comes first in a gated norm: norm(y * silu(z)), or norm(y) * silu(z).
+enum class GateOrder : std::uint8_t { gate_first, norm_first };
+
+/// RMSNorm of each group of group_size channels, gated by silu(z).  y, z, out (tokens, intermediate_size), out may be
+/// y; weight (intermediate_size), or absent: then out = y * silu(z).  Dao and Gu 2024, section 7.2 (the extra norm
+/// before out_proj).
+struct GatedRmsNorm {
+  Tensor y, z, weight;
+  std::int64_t group_size = 0;
+  double eps = 1e-5;
+  GateOrder order = GateOrder::gate_first;
+  Tensor out;
+};
+
+/// Depthwise causal convolution over time, then the activation:
+/// out[t, c] = act(bias[c] + sum_k weight[c, k] x[t - (conv_kernel - 1) + k, c]); what lies before a sequence's first
+/// token comes from conv_state.  x, out (tokens, conv_dim); weight (conv_dim, conv_kernel); bias (conv_dim) or absent;
+/// conv_state (slots, conv_dim, conv_kernel - 1) oldest first, read and replaced at batch.slots.
+struct CausalConv {
+  Tensor x, weight, bias;
+  Activation act = Activation::none;
+  Batch batch;
+  Tensor conv_state;
+  Tensor out;
+};
+
+/// Lower and upper bound of dt after softplus.
+struct TimeStepLimit {
+  double min = 0.0;
+  double max = std::numeric_limits<double>::infinity();
+  bool operator==(const TimeStepLimit&) const = default;
+};
+
+/// out = clamp(softplus(dt_raw + dt_bias), limit).  dt_raw (tokens, num_heads); dt_bias (num_heads); out (tokens,
+/// num_heads) f32 or, where the activations are f64, f64.
+struct TimeStep {
+  Tensor dt_raw, dt_bias;
+  TimeStepLimit limit;
+  Tensor out;
+};
+
+/// State space dual scan.  Dao and Gu 2024, section 6 (block decomposition) and section 3.
+///
+///   S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T,   y_t = S_t C_t + D x_t,   A = -exp(A_log)
+///
+/// x, out (tokens, num_heads, head_dim); dt (tokens, num_heads) after bias, softplus and limit; A_log (num_heads);
+/// D (num_heads) or (num_heads, head_dim); B, C (tokens, n_groups, state_size), head h uses group
+/// h / (num_heads / n_groups); ssm_state (slots, num_heads, head_dim, state_size), read and replaced at batch.slots.
+/// Sequences of any length, 0 and 1 included.  A_log, D and dt are f32 (f64 where the activations are).
+struct SsdScan {
+  Tensor x, dt, A_log, B, C, D;
+  Batch batch;
+  Tensor ssm_state;
+  Tensor out;
+};
+
+/// out = value * act(gate), element by element.  value, gate, out (rows, width).
+struct GatedActivation {
+  Tensor value, gate;
+  Activation act = Activation::silu;
+  Tensor out;
+};
+
+/// out = act(x), element by element.  x, out (rows, width), out may be x.
+struct Activate {
+  Tensor x;
+  Activation act = Activation::silu;
+  Tensor out;
+};
+
+/// All of a Mamba-2 mixer between its two projections, as one op so that a backend may fuse it; the default calls the
+/// parts: CausalConv, TimeStep, SsdScan, GatedRmsNorm and, where the mixer holds a gated MLP, GatedActivation.
+///
+/// projected (tokens, 2 mlp + 2 intermediate_size + 2 n_groups state_size + num_heads), columns [z0, x0 (mlp each), z,
+/// x, B, C, dt]; out (tokens, mlp + intermediate_size), columns [silu(z0) x0, y].  mlp is out's width less
+/// intermediate_size = num_heads head_dim.  norm_weight absent: y = y silu(z).
+/// Work space, contents free: xBC (tokens, conv_dim), dt (tokens, num_heads), y (tokens, intermediate_size).
+struct Mixer {
+  Tensor projected;
+  Tensor conv_weight, conv_bias;
+  Activation act = Activation::silu;
+  Tensor dt_bias, A_log, D;
+  TimeStepLimit limit;
+  std::int64_t n_groups = 1;
+  Tensor norm_weight;
+  std::int64_t norm_group_size = 0;
+  double norm_eps = 1e-5;
+  GateOrder order = GateOrder::gate_first;
+  Batch batch;
+  Tensor conv_state, ssm_state;
+  Tensor xBC, dt, y;
+  Tensor out;
+};
+
+enum class RopeScaling : std::uint8_t { none, linear, dynamic };
+
+struct RopeParameters {
+  std::int64_t rotary_dim = 0;  ///< even; the first rotary_dim elements of a head turn, the rest stay
+  double theta = 10000.0;
+  RopeScaling scaling = RopeScaling::none;
+  double factor = 1.0;
+  std::int64_t max_position_embeddings = 2048;
+};
+
+/// Rotary position embedding in the GPT-NeoX layout (element i turns with i + rotary_dim / 2), in place.  Su et al.
+/// 2021. linear divides positions by factor; dynamic raises theta for a sequence that reaches past
+/// max_position_embeddings, by its length up to this batch (NTK-aware scaling); keys cached before keep the rotation
+/// they were written with. x (tokens, heads, head_dim).
+struct Rope {
+  Tensor x;
+  Batch batch;
+  RopeParameters parameters;
+};
+
+/// Causal attention with grouped key and value heads.  Keys and values are appended to the caches at their positions,
+/// then out[t] = softmax(scale q[t] K^T) V over positions 0 .. positions[t].
+/// q, out (tokens, num_attention_heads, head_dim); k, v (tokens, num_key_value_heads, head_dim);
+/// k_cache, v_cache (slots, capacity, num_key_value_heads, head_dim).
+struct Attention {
+  Tensor q, k, v;
+  double scale = 1.0;
+  Batch batch;
+  Tensor k_cache, v_cache;
+  Tensor out;
+};
+
+/// out[i] = x[rows[i]].  x (n, width); rows (m) i32; out (m, width).
+struct GatherRows {
+  Tensor x, rows, out;
+};
+
+/// out[i] = logsumexp(logits[i]) - logits[i, labels[i]], and 0 where labels[i] is -100.  logits (n, classes); labels
+/// (n) i32; out (n) f32, or f64 where the activations are.
+struct CrossEntropy {
+  Tensor logits, labels, out;
+};
+
+/// The name in a config ("silu", "swish", "gelu", "gelu_new", ...), or nothing.
+std::optional<Activation> parse_activation(std::string_view name);
+std::string_view name(Activation act);
+
+}  // namespace mamba2

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <algorithm>
+
+#include "mamba2/reference/elements.h"
+
+/// What a Mamba-2 mixer does over time, one token after the other.
+namespace mamba2::reference {
+
+template <class T>
+void causal_conv(const CausalConv& op) {
+  const std::int64_t conv_dim = op.x.size(1), kernel = op.weight.size(1), context = kernel - 1;
+  std::vector<T> window(static_cast<std::size_t>(kernel));  // oldest first, the present token last
+  for_each_sequence(op.batch, [&](std::int64_t, std::int64_t begin, std::int64_t end, std::int64_t slot) {
+    if (begin == end) return;
+    for (std::int64_t c = 0; c < conv_dim; ++c) {
+      T* state = row<T>(op.conv_state, slot, c);
+      const T* weight = row<T>(op.weight, c);
+      const T bias = op.bias.empty() ? T(0) : op.bias.as<T>()[c];
+      std::copy_n(state, context, window.begin());
+      for (std::int64_t t = begin; t < end; ++t) {
+        window.back() = row<T>(op.x, t)[c];
+        T sum = 0;
+        for (std::int64_t k = 0; k < kernel; ++k) sum += weight[k] * window[static_cast<std::size_t>(k)];
+        row<T>(op.out, t)[c] = apply(op.act, sum + bias);
+        std::copy(window.begin() + 1, window.end(), window.begin());
+      }
+      std::copy_n(window.begin(), context, state);
+    }
+  });
+}
+
+template <class T>
+void time_step(const TimeStep& op) {
+  for (std::int64_t t = 0; t < op.dt_raw.size(0); ++t)
+    for (std::int64_t h = 0; h < op.dt_raw.size(1); ++h) {
+      const T x = row<T>(op.dt_raw, t)[h] + op.dt_bias.as<T>()[h];
+      const T softplus = std::max(x, T(0)) + std::log1p(std::exp(-std::abs(x)));  // ln(1 + e^x) without overflow
+      const T low = static_cast<T>(op.limit.min), high = static_cast<T>(op.limit.max);
+      row<T>(op.out, t)[h] = std::min(std::max(softplus, low), high);
+    }
+}
+
+/// One head's state (head_dim, state_size) in T, whatever dtype it is kept in.
+template <class T>
+class HeadState {
+ public:
+  HeadState(const Tensor& ssm_state, std::int64_t slot, std::int64_t head)
+      : view_(ssm_state[slot][head]), values_(static_cast<std::size_t>(view_.elements())) {
+    load(view_, 0, view_.elements(), values_.data());
+  }
+  T* row(std::int64_t p) { return values_.data() + p * view_.size(1); }
+  void store() { convert(Tensor(values_.data(), sizeof(T) == 8 ? DType::f64 : DType::f32, view_.shape), view_); }
+
+ private:
+  Tensor view_;
+  std::vector<T> values_;
+};
+
+template <class T>
+void scan_head(const SsdScan& op, std::int64_t begin, std::int64_t end, std::int64_t slot, std::int64_t h) {
+  const std::int64_t head_dim = op.x.size(2), state_size = op.B.size(2);
+  const std::int64_t group = h / (op.x.size(1) / op.B.size(1));
+  const T A = -std::exp(op.A_log.as<T>()[h]);
+  HeadState<T> state(op.ssm_state, slot, h);
+  for (std::int64_t t = begin; t < end; ++t) {
+    const T dt = row<T>(op.dt, t)[h];
+    const T decay = std::exp(dt * A);
+    const T* x = row<T>(op.x, t, h);
+    const T* B = row<T>(op.B, t, group);
+    const T* C = row<T>(op.C, t, group);
+    for (std::int64_t p = 0; p < head_dim; ++p) {
+      T* S = state.row(p);
+      T y = 0;
+      for (std::int64_t n = 0; n < state_size; ++n) {
+        S[n] = decay * S[n] + dt * x[p] * B[n];
+        y += S[n] * C[n];
+      }
+      const T D = op.D.rank() == 2 ? row<T>(op.D, h)[p] : op.D.as<T>()[h];
+      row<T>(op.out, t, h)[p] = y + D * x[p];
+    }
+  }
+  state.store();
+}
+
+template <class T>
+void ssd_scan(const SsdScan& op) {
+  for_each_sequence(op.batch, [&](std::int64_t, std::int64_t begin, std::int64_t end, std::int64_t slot) {
+    if (begin == end) return;
+    for (std::int64_t h = 0; h < op.x.size(1); ++h) scan_head<T>(op, begin, end, slot, h);
+  });
+}
+
+}  // namespace mamba2::reference
