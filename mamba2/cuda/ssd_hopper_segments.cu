@@ -24,7 +24,7 @@ namespace {
 constexpr int stages = 3;
 constexpr int block_threads = scanners + 2 * warpgroup;
 // Four warpgroups share 65536 registers: 128 a thread on average.
-constexpr int scanner_registers = 184, maker_registers = 104, loader_registers = 40;
+constexpr int scanner_registers = 192, maker_registers = 88, loader_registers = 40;
 
 // Rows of M that one warp writes; columns before them take their decay from tables, as a product of two factors.
 constexpr int band = 16;
@@ -210,21 +210,14 @@ __device__ void make_M(SegmentShared<N>& shared, const SsdScan& scan, const Head
     for (int h = 0; h < heads_per_block; ++h) D[h] = scan.D[heads.of(h) * scan.D_head_stride];
   }
   const int chunks = segment.chunks();
-  float CB[32], next_CB[32];
-  auto start = [&](int c) {
-    barrier_wait(&shared.full[c % stages], c / stages % 2);
-    wgmma_fence();
-    multiply_CB<T, N>(next_CB, shared.stage[c % stages]);
-    wgmma_commit();
-  };
-  start(0);
   for (int c = 0; c < chunks; ++c) {
     const int s = c % stages;
+    float CB[32];
+    barrier_wait(&shared.full[s], c / stages % 2);
+    wgmma_fence();
+    multiply_CB<T, N>(CB, shared.stage[s]);
+    wgmma_commit();
     wgmma_wait<0>();
-    // moved by hand: the compiler would otherwise wait for the next product before it reads this one
-#pragma unroll
-    for (int i = 0; i < 32; ++i) asm volatile("mov.b32 %0, %1;" : "=f"(CB[i]) : "f"(next_CB[i]));
-    start(min(c + 1, chunks - 1));  // the last one once more: a branch around products costs more
     barrier_wait(&shared.M_empty[c % 2], (c / 2 + 1) % 2);
 #pragma unroll
     for (int h = 0; h < heads_per_block; ++h) write_M<T>(shared.M[c % 2][h], CB, shared.decays[s][h], D[h], lane);
@@ -235,7 +228,6 @@ __device__ void make_M(SegmentShared<N>& shared, const SsdScan& scan, const Head
       barrier_arrive(&shared.empty[s]);
     }
   }
-  wgmma_wait<0>();
 }
 
 /// y^T = S C^T with S rounded.
