@@ -18,8 +18,10 @@ constexpr int head_dim = 64, state_size = 128;
 
 void bench_product(const std::string& what, int rows, int inputs, int outputs) {
   Random random(1);
-  const DeviceArray x = random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs), DType::bf16, random);
-  const DeviceArray weight = random_elements(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs), DType::bf16, random);
+  const DeviceArray x =
+      random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs), DType::bf16, random);
+  const DeviceArray weight =
+      random_elements(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs), DType::bf16, random);
   const DeviceArray out(static_cast<std::size_t>(rows * outputs) * 2);
   Gemv product;
   product.rows = rows;
@@ -70,7 +72,8 @@ void bench_step(const Model& model, int sequences, DType state_dtype, bool by_ch
   const double milliseconds = median_milliseconds([&](cudaStream_t stream) { mixer_step(step, stream); });
   const double bytes = 2.0 * static_cast<double>(states * element_size(state_dtype)) +
                        static_cast<double>(count) * (2.0 * (stride + inner) + 12.0 * conv_dim) + 20.0 * conv_dim;
-  report(fmt::format("mixer_step {} batch {} state {}{}", model.name, sequences, name(state_dtype), by_chance ? " by chance" : ""),
+  report(fmt::format("mixer_step {} batch {} state {}{}", model.name, sequences, name(state_dtype),
+                     by_chance ? " by chance" : ""),
          milliseconds, bytes);
 }
 

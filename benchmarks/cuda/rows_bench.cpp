@@ -28,13 +28,15 @@ void bench_conv(int tokens, int channels) {
   conv.conv_state = state.data();
   conv.out = {out.data(), channels};
   report(fmt::format("causal_conv {} x {}", tokens, channels),
-         median_milliseconds([&](cudaStream_t stream) { causal_conv(conv, stream); }), 4.0 * static_cast<double>(count));
+         median_milliseconds([&](cudaStream_t stream) { causal_conv(conv, stream); }),
+         4.0 * static_cast<double>(count));
 }
 
 void bench_norms(int tokens, int width) {
   Random random(1);
   const auto count = static_cast<std::size_t>(tokens) * static_cast<std::size_t>(width);
-  const DeviceArray x = random_elements(count, DType::bf16, random), z = random_elements(count, DType::bf16, random), out(count * 2);
+  const DeviceArray x = random_elements(count, DType::bf16, random), z = random_elements(count, DType::bf16, random),
+                    out(count * 2);
   const DeviceArray residual = random_elements(count, DType::f32, random);
   const DeviceArray weight(normal_values(static_cast<std::size_t>(width), random), DType::f32);
   GatedRmsNorm gated;
@@ -46,7 +48,8 @@ void bench_norms(int tokens, int width) {
   gated.weight = weight.floats();
   gated.out = {out.data(), width};
   report(fmt::format("gated_rms_norm {} x {}", tokens, width),
-         median_milliseconds([&](cudaStream_t stream) { gated_rms_norm(gated, stream); }), 6.0 * static_cast<double>(count));
+         median_milliseconds([&](cudaStream_t stream) { gated_rms_norm(gated, stream); }),
+         6.0 * static_cast<double>(count));
   RmsNorm norm;
   norm.rows = tokens;
   norm.width = width;

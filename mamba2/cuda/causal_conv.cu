@@ -1,13 +1,13 @@
 // Depthwise causal convolution: bound by memory, one read and one write of a row each.
 //
-// Parallel: runs of tokens x channels.  A thread owns Channels neighbouring channels (16 bytes where rows are aligned) and
-// walks run_tokens tokens, so that neighbouring threads read neighbouring channels of a row.
-// In registers: the weights, and the last 3 inputs as a window that shifts by one a token; so each input is read once,
-// but for 3 rows before a run, which its neighbour also reads (mostly from L2).  Rows are loaded ahead rows_ahead at a
-// time, or a thread would wait for each.
-// Ragged: a run looks up the sequence of its first token and refills the window from the state where the next begins.
-// Other kernel widths, and rows that are not aligned, keep no window and read each tap again; that is the general form.
-// The states are replaced by a second, small launch: another block may still read the old ones as left context.
+// Parallel: runs of tokens x channels.  A thread owns Channels neighbouring channels (16 bytes where rows are aligned)
+// and walks run_tokens tokens, so that neighbouring threads read neighbouring channels of a row. In registers: the
+// weights, and the last 3 inputs as a window that shifts by one a token; so each input is read once, but for 3 rows
+// before a run, which its neighbour also reads (mostly from L2).  Rows are loaded ahead rows_ahead at a time, or a
+// thread would wait for each. Ragged: a run looks up the sequence of its first token and refills the window from the
+// state where the next begins. Other kernel widths, and rows that are not aligned, keep no window and read each tap
+// again; that is the general form. The states are replaced by a second, small launch: another block may still read the
+// old ones as left context.
 #include "mamba2/cuda/activation.cuh"
 #include "mamba2/cuda/causal_conv.h"
 #include "mamba2/cuda/check.h"
@@ -59,7 +59,8 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
   int sequence = sequence_of(conv.batch, first);
   auto refill = [&](std::int64_t token) {
     const std::int64_t start = conv.batch.sequence_start[sequence];
-    const S* state = static_cast<const S*>(conv.conv_state) + (slot_of(conv.batch, sequence) * conv.channels + c) * (Kernel - 1);
+    const S* state =
+        static_cast<const S*>(conv.conv_state) + (slot_of(conv.batch, sequence) * conv.channels + c) * (Kernel - 1);
 #pragma unroll
     for (int k = 0; k < Kernel - 1; ++k) {
       const std::int64_t at = token - (Kernel - 1) + k;
@@ -113,7 +114,8 @@ __global__ void __launch_bounds__(block_threads) general_conv_kernel(const Causa
   for (std::int64_t t = first; t < last; ++t) {
     while (conv.batch.sequence_start[sequence + 1] <= t) ++sequence;
     const std::int64_t start = conv.batch.sequence_start[sequence];
-    const S* state = static_cast<const S*>(conv.conv_state) + (slot_of(conv.batch, sequence) * conv.channels + c) * context;
+    const S* state =
+        static_cast<const S*>(conv.conv_state) + (slot_of(conv.batch, sequence) * conv.channels + c) * context;
     float sum = conv.bias != nullptr ? conv.bias[c] : 0.0F;
     for (int k = 0; k <= context; ++k) {
       const std::int64_t at = t - context + k;
@@ -158,7 +160,8 @@ void launch(const CausalConv& conv, cudaStream_t stream) {
   constexpr int wide = vector_elements<T>;
   if (runs > 0) {
     const bool vectors = conv.conv_kernel == max_window && conv.channels % wide == 0 &&
-                         aligned(conv.x.data, conv.x.stride, conv.dtype) && aligned(conv.out.data, conv.out.stride, conv.dtype);
+                         aligned(conv.x.data, conv.x.stride, conv.dtype) &&
+                         aligned(conv.out.data, conv.out.stride, conv.dtype);
     if (vectors && conv.activation == Activation::silu) {
       conv_kernel<T, S, max_window, true><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
     } else if (vectors) {

@@ -11,9 +11,9 @@ namespace mamba2::cuda {
 ///
 ///   out[t, c] = act(bias[c] + sum over k of weight[c, k] * x[t - (conv_kernel - 1) + k, c])
 ///
-/// Where t - ... lies before the sequence's first token, conv_state holds it: (slots, channels, conv_kernel - 1), oldest
-/// first.  Afterwards it holds the sequence's last conv_kernel - 1 inputs; a sequence without tokens leaves it alone.
-/// All pointers are device memory.
+/// Where t - ... lies before the sequence's first token, conv_state holds it: (slots, channels, conv_kernel - 1),
+/// oldest first.  Afterwards it holds the sequence's last conv_kernel - 1 inputs; a sequence without tokens leaves it
+/// alone. All pointers are device memory.
 struct CausalConv {
   DType dtype = DType::f32;  // of x and out: f32 | f16 | bf16
   int channels = 0;

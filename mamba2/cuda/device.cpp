@@ -19,8 +19,8 @@ int attribute(cudaDeviceAttr which, int device) {
 
 DeviceProperties read_properties(int device) {
   DeviceProperties properties;
-  properties.compute_capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
-                                  attribute(cudaDevAttrComputeCapabilityMinor, device);
+  properties.compute_capability =
+      10 * attribute(cudaDevAttrComputeCapabilityMajor, device) + attribute(cudaDevAttrComputeCapabilityMinor, device);
   properties.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   properties.l2_bytes = static_cast<std::size_t>(attribute(cudaDevAttrL2CacheSize, device));
   return properties;

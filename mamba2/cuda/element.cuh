@@ -8,9 +8,15 @@
 
 namespace mamba2::cuda {
 
-__device__ __forceinline__ float as_float(float value) { return value; }
-__device__ __forceinline__ float as_float(__half value) { return __half2float(value); }
-__device__ __forceinline__ float as_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ __forceinline__ float as_float(float value) {
+  return value;
+}
+__device__ __forceinline__ float as_float(__half value) {
+  return __half2float(value);
+}
+__device__ __forceinline__ float as_float(__nv_bfloat16 value) {
+  return __bfloat162float(value);
+}
 
 template <class T>
 __device__ __forceinline__ T rounded(float value);
@@ -50,8 +56,8 @@ __device__ __forceinline__ unsigned packed(float low, float high, __half) {
   return *reinterpret_cast<const unsigned*>(&pair);
 }
 
-/// Sixteen bytes of elements, moved at once, as floats.  They travel as uint4: a struct of elements would be taken apart
-/// into 2-byte accesses.
+/// Sixteen bytes of elements, moved at once, as floats.  They travel as uint4: a struct of elements would be taken
+/// apart into 2-byte accesses.
 template <class T>
 __device__ __forceinline__ void unpack_vector(float (&to)[vector_elements<T>], const uint4& from) {
   const unsigned words[4] = {from.x, from.y, from.z, from.w};
@@ -88,8 +94,12 @@ __device__ __forceinline__ void store_vector(void* to, const uint4& value) {
   *static_cast<uint4*>(to) = value;
 }
 
-__device__ __forceinline__ float sigmoid(float value) { return __fdividef(1.0F, 1.0F + __expf(-value)); }
-__device__ __forceinline__ float silu(float value) { return value * sigmoid(value); }
+__device__ __forceinline__ float sigmoid(float value) {
+  return __fdividef(1.0F, 1.0F + __expf(-value));
+}
+__device__ __forceinline__ float silu(float value) {
+  return value * sigmoid(value);
+}
 
 /// The sum over a warp, in every lane.
 __device__ __forceinline__ float warp_sum(float value) {
@@ -98,8 +108,8 @@ __device__ __forceinline__ float warp_sum(float value) {
   return value;
 }
 
-/// The sum over a block of whole warps, in every thread.  scratch: 32 floats of shared memory, free again after the next
-/// barrier.
+/// The sum over a block of whole warps, in every thread.  scratch: 32 floats of shared memory, free again after the
+/// next barrier.
 __device__ __forceinline__ float block_sum(float value, float* scratch) {
   value = warp_sum(value);
   const int warps = static_cast<int>(blockDim.x) / 32;

@@ -2,11 +2,11 @@
 //
 // Parallel: a block has Groups x 8 outputs; its warps share the inputs, 128 at a time each, and add up through shared
 // memory at the end, so that a row of W is read in runs of 256 bytes a warp and 2 KiB a block.
-// Arithmetic: mma m16n8k16 with the 16 rows of x as A and 8 rows of W as B, whatever the batch: the tensor cores are idle
-// otherwise, and conversions of W to float would be as many instructions as a GPU issues in the time its bytes take.
-// A sum over inputs may take them in any order, so a lane's 16 bytes of W (8 neighbouring inputs) are used as they come:
-// its first four as k of one product, the others of the next, and x likewise.  No shared memory, no shuffles.
-// In flight: 4 x Groups loads of 16 bytes a lane before the first use.
+// Arithmetic: mma m16n8k16 with the 16 rows of x as A and 8 rows of W as B, whatever the batch: the tensor cores are
+// idle otherwise, and conversions of W to float would be as many instructions as a GPU issues in the time its bytes
+// take. A sum over inputs may take them in any order, so a lane's 16 bytes of W (8 neighbouring inputs) are used as
+// they come: its first four as k of one product, the others of the next, and x likewise.  No shared memory, no
+// shuffles. In flight: 4 x Groups loads of 16 bytes a lane before the first use.
 #include <algorithm>
 
 #include "mamba2/cuda/check.h"
@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(32 * warps) gemv_kernel(const Gemv product) {
     }
   }
 #pragma unroll
-  for (int g = 0; g < Groups; ++g) *reinterpret_cast<float4*>(partial[warp][g][lane]) = {sum[g][0], sum[g][1], sum[g][2], sum[g][3]};
+  for (int g = 0; g < Groups; ++g)
+    *reinterpret_cast<float4*>(partial[warp][g][lane]) = {sum[g][0], sum[g][1], sum[g][2], sum[g][3]};
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < Groups * 128; i += 32 * warps) {
     const int g = i / 128, from = i % 128 / 4, e = i % 4;

@@ -66,8 +66,10 @@ __device__ __forceinline__ void take_registers() {
 
 // ---- bulk tensor copies ----
 
-/// Copies the box at (column, row) of a two-dimensional tensor map to shared memory and counts its bytes at the barrier.
-__device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, int column, int row, std::uint64_t* barrier) {
+/// Copies the box at (column, row) of a two-dimensional tensor map to shared memory and counts its bytes at the
+/// barrier.
+__device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, int column, int row,
+                                         std::uint64_t* barrier) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
           shared_address(to)),
@@ -77,15 +79,17 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, int c
 
 /// Brings a box into the L2 cache.
 __device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int column, int row) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(column), "r"(row) : "memory");
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(column), "r"(row)
+               : "memory");
 }
 
 /// Copies a box from shared memory to the tensor, rows past the last one left out; part of this thread's bulk group.
 __device__ __forceinline__ void store_box(const CUtensorMap* map, int column, int row, const void* from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];\n"
-               "cp.async.bulk.commit_group;" ::"l"(map),
-               "r"(column), "r"(row), "r"(shared_address(from))
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];\n"
+      "cp.async.bulk.commit_group;" ::"l"(map),
+      "r"(column), "r"(row), "r"(shared_address(from))
+      : "memory");
 }
 /// Waits until this thread's stores have read their shared memory.
 __device__ __forceinline__ void wait_stores_read() {
@@ -126,13 +130,13 @@ __device__ __forceinline__ void wait_copies() {
 
 // ---- tensor cores ----
 
-/// Panels: 64 elements of 2 bytes a row, rows 128 bytes apart, the 16-byte pieces of a row permuted by its number modulo
-/// 8 (CU_TENSOR_MAP_SWIZZLE_128B); 8 rows make an atom of 1024 bytes, to which panels are aligned.
+/// Panels: 64 elements of 2 bytes a row, rows 128 bytes apart, the 16-byte pieces of a row permuted by its number
+/// modulo 8 (CU_TENSOR_MAP_SWIZZLE_128B); 8 rows make an atom of 1024 bytes, to which panels are aligned.
 constexpr int panel_row_bytes = 128;
 constexpr int panel_atom_bytes = 1024;
 
-/// Descriptor of an operand in panels.  atom_stride: bytes from one group of 8 rows to the next; panel_stride: bytes from
-/// one panel to the one with the next 64 columns (read by the _by_columns forms alone).
+/// Descriptor of an operand in panels.  atom_stride: bytes from one group of 8 rows to the next; panel_stride: bytes
+/// from one panel to the one with the next 64 columns (read by the _by_columns forms alone).
 __device__ __forceinline__ std::uint64_t panel_descriptor(std::uint32_t address, int atom_stride, int panel_stride) {
   constexpr std::uint64_t swizzle_128_bytes = 1ULL << 62;
   return swizzle_128_bytes | static_cast<std::uint64_t>((address & 0x3FFFFU) >> 4) |
@@ -168,8 +172,8 @@ __device__ __forceinline__ void load_transposed(std::uint32_t (&to)[4], std::uin
                : "memory");
 }
 __device__ __forceinline__ void store_transposed(std::uint32_t row_address, const std::uint32_t (&from)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address), "r"(from[0]),
-               "r"(from[1]), "r"(from[2]), "r"(from[3])
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address),
+               "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
                : "memory");
 }
 

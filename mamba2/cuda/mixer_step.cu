@@ -39,8 +39,8 @@ __device__ __forceinline__ unsigned rounded_by_chance(float value, unsigned rand
 }
 
 template <class S>
-__device__ __forceinline__ uint4 pack_state(const float (&state)[vector_elements<S>], const StochasticRounding& rounding,
-                                            std::int64_t place) {
+__device__ __forceinline__ uint4 pack_state(const float (&state)[vector_elements<S>],
+                                            const StochasticRounding& rounding, std::int64_t place) {
   if constexpr (sizeof(S) == 2) {
     if (rounding.seed != nullptr) {
       const std::uint64_t seed = *rounding.seed, step = *rounding.step, index = static_cast<std::uint64_t>(place) / 8;
@@ -80,13 +80,13 @@ __device__ __forceinline__ void shift_channel(T* conv_state, int channel, const 
 }
 
 template <class T, class S, int N, int Kernel, int Heads>
-__global__ void __launch_bounds__(Heads * head_threads) step_kernel(const MixerStep step) {
-  constexpr int each = vector_elements<S>;              // state elements a lane moves at once
+__global__ void __launch_bounds__(Heads* head_threads) step_kernel(const MixerStep step) {
+  constexpr int each = vector_elements<S>;  // state elements a lane moves at once
   constexpr int row_lanes = N / each < 32 ? N / each : 32;
-  constexpr int row_vectors = N / each / row_lanes;     // of one lane in one row
+  constexpr int row_vectors = N / each / row_lanes;  // of one lane in one row
   constexpr int rows_at_once = head_threads / row_lanes;
   constexpr int row_steps = head_dim / rows_at_once;
-  constexpr int shared_channels = 2 * N;                // B and C
+  constexpr int shared_channels = 2 * N;  // B and C
   __shared__ float BC[shared_channels], x[Heads][head_dim];
   __shared__ bool last;
 
@@ -133,7 +133,8 @@ __global__ void __launch_bounds__(Heads * head_threads) step_kernel(const MixerS
     last = atomicInc(step.arrivals + sequence, gridDim.x - 1) == gridDim.x - 1;
   }
 
-  const float dt = fminf(fmaxf(softplus(as_float(xBC[conv_dim + head]) + step.dt_bias[head]), step.dt_min), step.dt_max);
+  const float dt =
+      fminf(fmaxf(softplus(as_float(xBC[conv_dim + head]) + step.dt_bias[head]), step.dt_min), step.dt_max);
   const float decay = expf(dt * step.A[head]), D = step.D[head];
   T* out = static_cast<T*>(step.out.data) + sequence * step.out.stride + head * head_dim;
 #pragma unroll

@@ -26,8 +26,8 @@ struct StochasticRounding {
 /// conv_state (slots, conv_dim, conv_kernel - 1) and ssm_state (slots, num_heads, head_dim, state_size) are read and
 /// replaced.  All pointers are device memory.
 struct MixerStep {
-  SsdShape shape;  // head_dim 64; state_size 64, 128 or 256
-  int conv_kernel = 4;  // 2 to 4
+  SsdShape shape;             // head_dim 64; state_size 64, 128 or 256
+  int conv_kernel = 4;        // 2 to 4
   DType dtype = DType::bf16;  // of zxBCdt, conv_state and out: f32 | f16 | bf16
   ConstRows zxBCdt;
   const float* conv_weight = nullptr;  // (conv_dim, conv_kernel)
@@ -43,7 +43,7 @@ struct MixerStep {
   void* ssm_state = nullptr;
   DType state_dtype = DType::f32;  // f32 | bf16
   StochasticRounding rounding;
-  Rows out;  // (sequences, num_heads * head_dim)
+  Rows out;                      // (sequences, num_heads * head_dim)
   unsigned* arrivals = nullptr;  // (sequences), zero before the first call and again after each
 };
 

@@ -1,10 +1,10 @@
 // Root mean square norms of rows: bound by memory, each input read once and each output written once.
 //
-// Parallel: one block a row (or a group of a row's columns); its threads take 16 bytes at a time, block-strided, or single
-// elements where a row is not aligned.
-// Kept: the row as floats in shared memory between the sum of squares and the scaling, so that width is no template
-// parameter and nothing is read twice.  One thread writes and later reads the same places: no barrier but the sum's.
-// Blocks have up to 512 threads, as many as share the row evenly: a row of 5120 bf16 is 640 vectors, two each for 320.
+// Parallel: one block a row (or a group of a row's columns); its threads take 16 bytes at a time, block-strided, or
+// single elements where a row is not aligned. Kept: the row as floats in shared memory between the sum of squares and
+// the scaling, so that width is no template parameter and nothing is read twice.  One thread writes and later reads the
+// same places: no barrier but the sum's. Blocks have up to 512 threads, as many as share the row evenly: a row of 5120
+// bf16 is 640 vectors, two each for 320.
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/element.cuh"
 #include "mamba2/cuda/norm.h"
@@ -59,7 +59,8 @@ __global__ void __launch_bounds__(max_threads) rms_norm_kernel(const RmsNorm nor
   const std::int64_t r = blockIdx.x;
   const T* x = static_cast<const T*>(norm.x.data) + r * norm.x.stride;
   T* out = static_cast<T*>(norm.out.data) + r * norm.out.stride;
-  R* residual = norm.residual.data != nullptr ? static_cast<R*>(norm.residual.data) + r * norm.residual.stride : nullptr;
+  R* residual =
+      norm.residual.data != nullptr ? static_cast<R*>(norm.residual.data) + r * norm.residual.stride : nullptr;
   float squares = 0.0F;
   for_my_runs<Wide>(norm.width, [&](int i) {
     float value[Wide];
@@ -141,7 +142,8 @@ void launch(void (*kernel)(Arguments), const Arguments& norm, std::int64_t rows,
   const int threads = ((runs + runs_each - 1) / runs_each + 31) / 32 * 32;
   const std::size_t shared_bytes = sizeof(float) * static_cast<std::size_t>(width);
   if (shared_bytes > 47U << 10) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+          name);
   }
   kernel<<<dim3(static_cast<unsigned>(rows), static_cast<unsigned>(groups)), threads, shared_bytes, stream>>>(norm);
   check_launch(name);

@@ -30,8 +30,8 @@ struct GatedRmsNorm {
   int groups = 1;  // divides width
   bool norm_before_gate = false;
   float eps = 1e-5F;
-  DType dtype = DType::f32;  // of y, z and out: f32 | f16 | bf16
-  ConstRows y, z;            // z data null: no gate
+  DType dtype = DType::f32;       // of y, z and out: f32 | f16 | bf16
+  ConstRows y, z;                 // z data null: no gate
   const float* weight = nullptr;  // (width)
   Rows out;                       // may be y
 };

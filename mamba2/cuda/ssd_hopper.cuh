@@ -15,15 +15,15 @@ constexpr int head_dim = 64;
 constexpr int heads_per_block = 2;
 constexpr int warpgroup = 128;  // threads
 constexpr int scanners = heads_per_block * warpgroup;
-constexpr int full_arrivals = 1 + heads_per_block;   // one warp starts copies, one a head prepares its decays
+constexpr int full_arrivals = 1 + heads_per_block;  // one warp starts copies, one a head prepares its decays
 constexpr int panel_bytes = chunk * panel_row_bytes;
 constexpr float log2_e = 1.44269504088896340736F;
 
 /// Which run of tokens a block works on.
 struct Piece {
-  int sequence = -1;      // -1: none left for this block
-  int index = 0;          // of the piece in its sequence
-  int entries_before = 0; // SsdParts entries of earlier sequences
+  int sequence = -1;       // -1: none left for this block
+  int index = 0;           // of the piece in its sequence
+  int entries_before = 0;  // SsdParts entries of earlier sequences
 };
 
 __device__ __forceinline__ int segments_of(int tokens, const SsdTiles& tiles) {
@@ -87,8 +87,8 @@ struct Heads {
 /// Where a thread sits in its warpgroup's fragments.
 struct Lane {
   int warp = __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x) % warpgroup / 32, 0);  // known to be uniform
-  int row = static_cast<int>(threadIdx.x) % 32 / 4;      // of the warp's 16 rows, and the one 8 below
-  int column = static_cast<int>(threadIdx.x) % 4 * 2;    // of each 8 columns, and the next
+  int row = static_cast<int>(threadIdx.x) % 32 / 4;    // of the warp's 16 rows, and the one 8 below
+  int column = static_cast<int>(threadIdx.x) % 4 * 2;  // of each 8 columns, and the next
   __device__ int thread() const { return static_cast<int>(threadIdx.x) % warpgroup; }
 };
 
@@ -112,8 +112,8 @@ __device__ __forceinline__ std::uint32_t channel_fragment_address(std::uint32_t 
 
 /// An A fragment of x with token j's column multiplied by weight[j], rounded to T again.
 template <class T>
-__device__ __forceinline__ void scale_tokens(std::uint32_t (&to)[4], const std::uint32_t (&from)[4], const float* weight,
-                                             int first_token) {
+__device__ __forceinline__ void scale_tokens(std::uint32_t (&to)[4], const std::uint32_t (&from)[4],
+                                             const float* weight, int first_token) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float2 w = *reinterpret_cast<const float2*>(weight + first_token + 8 * half);
@@ -153,7 +153,8 @@ __device__ void write_state(S* state, const StateFragment<N>& fragment, const La
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       S* at = state + (16 * lane.warp + lane.row + 8 * half) * N + 8 * i + lane.column;
-      *reinterpret_cast<Pair*>(at) = {rounded<S>(fragment[4 * i + 2 * half]), rounded<S>(fragment[4 * i + 2 * half + 1])};
+      *reinterpret_cast<Pair*>(at) = {rounded<S>(fragment[4 * i + 2 * half]),
+                                      rounded<S>(fragment[4 * i + 2 * half + 1])};
     }
   }
 }
@@ -199,7 +200,8 @@ class DtAhead {
   static constexpr int depth = 4;
   using Buffer = float[depth][chunk];
 
-  __device__ DtAhead(Buffer& buffer, const SsdScan& scan, int head) : buffer_(buffer), dt_(scan.dt + head), stride_(scan.dt_stride) {}
+  __device__ DtAhead(Buffer& buffer, const SsdScan& scan, int head)
+      : buffer_(buffer), dt_(scan.dt + head), stride_(scan.dt_stride) {}
 
   /// Starts copying the chunk whose first token is `first` into place i; tokens from `end` on count as zero, so that
   /// they neither decay nor add.

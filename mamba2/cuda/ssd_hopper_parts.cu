@@ -2,13 +2,12 @@
 //
 //   state = sum over j of exp(cum_end - cum_j) dt_j x_j B_j^T      (64 x N)
 //
-// Parallel: parts x pairs of heads; a warpgroup has a head's state in registers, a third one loads.  Chunks go backwards
-// from the part's end, so that decays are counted from there: the sums that matter most are the shortest and most
-// exact, and the state is never rescaled, the tensor cores only add to it.
-// Streamed: x (a panel a head) and B (shared by both heads) by bulk copies, six stages deep; dt by one warp a head,
-// which turns it into one weight a token.  x becomes the A operand in registers, weighted on the way; B is read from
-// shared memory by columns.
-// Bytes: x, B and dt once more than a single pass would; so parts cover only what lies before a sequence's last segment.
+// Parallel: parts x pairs of heads; a warpgroup has a head's state in registers, a third one loads.  Chunks go
+// backwards from the part's end, so that decays are counted from there: the sums that matter most are the shortest and
+// most exact, and the state is never rescaled, the tensor cores only add to it. Streamed: x (a panel a head) and B
+// (shared by both heads) by bulk copies, six stages deep; dt by one warp a head, which turns it into one weight a
+// token.  x becomes the A operand in registers, weighted on the way; B is read from shared memory by columns. Bytes: x,
+// B and dt once more than a single pass would; so parts cover only what lies before a sequence's last segment.
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/ssd_hopper.cuh"
 

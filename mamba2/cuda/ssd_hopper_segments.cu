@@ -4,16 +4,15 @@
 //   S = e_end S + (w x)^T B,     e_i = exp(cum_i),  w_j = dt_j exp(cum_end - cum_j)
 //
 // Parallel: segments x pairs of heads; four warpgroups with a role each.  Two scan: each keeps its head's state in
-// registers over the whole segment, f32 as accumulator, and rounded as the A operand of S C^T; x^T is the A operand of the
-// other two products.  One makes M: C B^T is shared by the heads of a group, so it is computed once for the pair; M goes to
-// shared memory up to two chunks ahead of use.  One loads: a thread starts bulk copies of x, B, C three chunks deep (x
-// further ahead into L2), a warp a head turns dt into decays.
-// M takes a column's decay from tables as a product of two factors where its band of 16 rows lies below the diagonal, and
-// an exponential an entry on it; D is added to its diagonal.
-// y^T goes out transposed through a panel of its own and a bulk copy; the last chunk of a sequence, and a gated one, by
-// ordinary stores.
-// Why 64 tokens: a chunk costs 64 x 64 entries of M and 2 x 64 x 64 x 64 products a head that grow with its length,
-// against 4 x 64 x 64 x 128 that do not.  Exponents are differences of sums, never positive, so nothing overflows.
+// registers over the whole segment, f32 as accumulator, and rounded as the A operand of S C^T; x^T is the A operand of
+// the other two products.  One makes M: C B^T is shared by the heads of a group, so it is computed once for the pair; M
+// goes to shared memory up to two chunks ahead of use.  One loads: a thread starts bulk copies of x, B, C three chunks
+// deep (x further ahead into L2), a warp a head turns dt into decays. M takes a column's decay from tables as a product
+// of two factors where its band of 16 rows lies below the diagonal, and an exponential an entry on it; D is added to
+// its diagonal. y^T goes out transposed through a panel of its own and a bulk copy; the last chunk of a sequence, and a
+// gated one, by ordinary stores. Why 64 tokens: a chunk costs 64 x 64 entries of M and 2 x 64 x 64 x 64 products a head
+// that grow with its length, against 4 x 64 x 64 x 128 that do not.  Exponents are differences of sums, never positive,
+// so nothing overflows.
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/ssd_hopper.cuh"
 
@@ -34,10 +33,10 @@ constexpr int bands = chunk / band;
 struct Decays {
   float cumulative[chunk];  // log2
   float dt[chunk];
-  float from_start[chunk];                      // to the token, its own included
-  float from_band[chunk];                       // from the first token of its band
-  float to_end[chunk];                          // times dt
-  float to_band[bands - 1][chunk - band];       // [b][j]: from token j < 16 (b + 1) to the first one of band b + 1, times dt
+  float from_start[chunk];                 // to the token, its own included
+  float from_band[chunk];                  // from the first token of its band
+  float to_end[chunk];                     // times dt
+  float to_band[bands - 1][chunk - band];  // [b][j]: from token j < 16 (b + 1) to the first one of band b + 1, times dt
 };
 
 template <int N>
@@ -68,7 +67,8 @@ struct Segment {
 
 /// Run by one thread.
 template <int N>
-__device__ void copy_segment(SegmentShared<N>& shared, const SsdMaps& maps, const Heads& heads, const Segment& segment) {
+__device__ void copy_segment(SegmentShared<N>& shared, const SsdMaps& maps, const Heads& heads,
+                             const Segment& segment) {
   constexpr int prefetch_distance = 3;  // chunks beyond the one being copied
   const int chunks = segment.chunks();
   for (int i = 0; i < chunks; ++i) {
@@ -95,7 +95,9 @@ __device__ void write_decays(Decays& decays, float2 dt, float rate) {
   const float2 sum = running_sum({dt.x * rate, dt.y * rate});
   const float whole = __shfl_sync(0xFFFFFFFFU, sum.y, 31);
   const float band_start = __shfl_sync(0xFFFFFFFFU, sum.x, lane / (band / 2) * (band / 2));
-  auto put = [lane](float* to, float first, float second) { *reinterpret_cast<float2*>(to + 2 * lane) = {first, second}; };
+  auto put = [lane](float* to, float first, float second) {
+    *reinterpret_cast<float2*>(to + 2 * lane) = {first, second};
+  };
   put(decays.cumulative, sum.x, sum.y);
   put(decays.dt, dt.x, dt.y);
   put(decays.from_start, exp2_fast(sum.x), exp2_fast(sum.y));
@@ -104,13 +106,15 @@ __device__ void write_decays(Decays& decays, float2 dt, float rate) {
 #pragma unroll
   for (int b = 1; b < bands; ++b) {
     const float start = __shfl_sync(0xFFFFFFFFU, sum.x, b * (band / 2));
-    if (lane < b * (band / 2)) put(decays.to_band[b - 1], exp2_fast(start - sum.x) * dt.x, exp2_fast(start - sum.y) * dt.y);
+    if (lane < b * (band / 2))
+      put(decays.to_band[b - 1], exp2_fast(start - sum.x) * dt.x, exp2_fast(start - sum.y) * dt.y);
   }
 }
 
 /// Run by one warp for head `index` of the block.
 template <int N>
-__device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, int head, int index, const Segment& segment) {
+__device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, int head, int index,
+                               const Segment& segment) {
   const float rate = scan.A[head] * log2_e;
   const int chunks = segment.chunks();
   DtAhead ahead(shared.dt[index], scan, head);
@@ -158,7 +162,8 @@ __device__ void multiply_CB(float (&CB)[32], const SegmentStage<N>& stage) {
   }
 }
 
-/// One head's M from C B^T, rows of band Band; what lies right of it stays zero.  D: the skip that goes on the diagonal.
+/// One head's M from C B^T, rows of band Band; what lies right of it stays zero.  D: the skip that goes on the
+/// diagonal.
 template <class T, int Band>
 __device__ void write_band(std::byte* M, const float (&CB)[32], const Decays& decays, float D, const Lane& lane) {
   const int i0 = band * Band + lane.row, i1 = i0 + 8;
@@ -235,8 +240,7 @@ template <class T, int N>
 __device__ void multiply_state(float (&y)[32], const std::uint32_t (&S)[N / 16][4], const SegmentStage<N>& stage) {
   const std::uint64_t C = panel_descriptor(shared_address(stage.C), panel_atom_bytes, panel_bytes);
 #pragma unroll
-  for (int k = 0; k < N / 16; ++k)
-    wgmma_m64n64k16(T(), y, S[k], advanced(C, k / 4 * panel_bytes + k % 4 * 32), k > 0);
+  for (int k = 0; k < N / 16; ++k) wgmma_m64n64k16(T(), y, S[k], advanced(C, k / 4 * panel_bytes + k % 4 * 32), k > 0);
 }
 
 /// y^T = e_i y^T
@@ -320,8 +324,9 @@ __device__ void write_rows(const std::byte* panel, const SsdScan& scan, std::int
 }
 
 template <class T, int N>
-__device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, const SsdScan& scan, const SsdMaps& maps,
-                             const Segment& segment, const Heads& heads, int index, const Lane& lane) {
+__device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, const SsdScan& scan,
+                             const SsdMaps& maps, const Segment& segment, const Heads& heads, int index,
+                             const Lane& lane) {
   const int head = heads.of(index);
   const bool stored = index < heads.count;
   const int chunks = segment.chunks();
@@ -394,7 +399,8 @@ __device__ void combine_parts(StateFragment<N>& state, const SsdParts& parts, in
 
 template <class T, class S, int N>
 __global__ void __launch_bounds__(block_threads, 1)
-    segments_kernel(const SsdScan scan, const SsdTiles tiles, const __grid_constant__ SsdMaps maps, const SsdParts parts) {
+    segments_kernel(const SsdScan scan, const SsdTiles tiles, const __grid_constant__ SsdMaps maps,
+                    const SsdParts parts) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ std::byte shared_memory[];
   auto& shared = *reinterpret_cast<SegmentShared<N>*>(

@@ -25,8 +25,10 @@ SsdTiles ssd_tiles(const SsdShape& shape, const Batch& batch, int multiprocessor
   const std::int64_t heads_per_group = shape.num_heads / shape.n_groups;
   const std::int64_t head_blocks = shape.n_groups * ceil_div(heads_per_group, heads_per_block);
   const std::int64_t segments_wanted = std::max<std::int64_t>(1, multiprocessors / head_blocks);
-  const std::int64_t part = ceil_div(ceil_div(std::max<std::int64_t>(batch.tokens, 1), segments_wanted * parts_per_segment),
-                                     ssd_chunk_tokens) * ssd_chunk_tokens;
+  const std::int64_t part =
+      ceil_div(ceil_div(std::max<std::int64_t>(batch.tokens, 1), segments_wanted * parts_per_segment),
+               ssd_chunk_tokens) *
+      ssd_chunk_tokens;
   const std::int64_t segment = part * parts_per_segment;
   SsdTiles tiles;
   tiles.heads_per_block = heads_per_block;

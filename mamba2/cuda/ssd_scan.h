@@ -23,10 +23,10 @@ struct SsdShape {
 /// All pointers are device memory.  Rows are tokens; their strides count elements.
 struct SsdScan {
   SsdShape shape;
-  DType dtype = DType::f32;  // of x, B, C, z and out: f32 | f16 | bf16
-  ConstRows x;               // (tokens, num_heads * head_dim)
-  ConstRows B, C;            // (tokens, n_groups * state_size)
-  ConstRows z;               // like x; data null: no gate
+  DType dtype = DType::f32;   // of x, B, C, z and out: f32 | f16 | bf16
+  ConstRows x;                // (tokens, num_heads * head_dim)
+  ConstRows B, C;             // (tokens, n_groups * state_size)
+  ConstRows z;                // like x; data null: no gate
   const float* dt = nullptr;  // (tokens, num_heads), after bias, softplus and limit
   std::int64_t dt_stride = 0;
   const float* A = nullptr;  // (num_heads), negative

@@ -52,8 +52,7 @@ __global__ void __launch_bounds__(32 * warps_per_block) general_kernel(const Ssd
   const int group = h / (shape.num_heads / shape.n_groups);
   const std::int64_t channel = static_cast<std::int64_t>(h) * shape.head_dim + p;
   const std::int64_t slot = scan.batch.slots != nullptr ? scan.batch.slots[sequence] : sequence;
-  S* state = static_cast<S*>(scan.ssm_state) +
-             (slot * shape.num_heads * shape.head_dim + channel) * shape.state_size;
+  S* state = static_cast<S*>(scan.ssm_state) + (slot * shape.num_heads * shape.head_dim + channel) * shape.state_size;
   const T* x = static_cast<const T*>(scan.x.data) + channel;
   const T* z = static_cast<const T*>(scan.z.data);
   const T* B = static_cast<const T*>(scan.B.data) + static_cast<std::int64_t>(group) * shape.state_size;

@@ -14,7 +14,8 @@ std::size_t state_elements(const SsdScan& scan, const SsdTiles& tiles) {
 
 std::size_t ssd_scan_hopper_workspace(const SsdScan& scan, int multiprocessors) {
   const SsdTiles tiles = ssd_tiles(scan.shape, scan.batch, multiprocessors);
-  const std::size_t decays = static_cast<std::size_t>(tiles.parts_bound) * static_cast<std::size_t>(scan.shape.num_heads);
+  const std::size_t decays =
+      static_cast<std::size_t>(tiles.parts_bound) * static_cast<std::size_t>(scan.shape.num_heads);
   return (state_elements(scan, tiles) + decays) * sizeof(float);
 }
 

@@ -1,5 +1,5 @@
-// Embedding rows and dt: an element a thread.  Both move little next to the layers' products, so there is nothing to tune
-// beyond coalesced rows.
+// Embedding rows and dt: an element a thread.  Both move little next to the layers' products, so there is nothing to
+// tune beyond coalesced rows.
 #include "mamba2/cuda/activation.cuh"
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/token_ops.h"

@@ -35,8 +35,19 @@ struct Case {
 };
 
 Case random_case(DType dtype, int channels, int kernel, const std::vector<int>& lengths, Random& random) {
-  Case c{dtype, uniform_int(0, 1, random) == 0 ? DType::f32 : dtype, channels, kernel, 8 * uniform_int(0, 1, random),
-         static_cast<Activation>(uniform_int(0, 6, random)), uniform_int(0, 2, random) > 0, {0}, {}, {}, {}, {}, {}};
+  Case c{dtype,
+         uniform_int(0, 1, random) == 0 ? DType::f32 : dtype,
+         channels,
+         kernel,
+         8 * uniform_int(0, 1, random),
+         static_cast<Activation>(uniform_int(0, 6, random)),
+         uniform_int(0, 2, random) > 0,
+         {0},
+         {},
+         {},
+         {},
+         {},
+         {}};
   for (std::size_t i = 0; i < lengths.size(); ++i) {
     c.start.push_back(c.start.back() + lengths[i]);
     c.slots.push_back(static_cast<std::int32_t>(lengths.size() - i));  // slot 0 belongs to nobody
@@ -45,7 +56,8 @@ Case random_case(DType dtype, int channels, int kernel, const std::vector<int>& 
   c.x = rounded_to(normal_values(static_cast<std::size_t>(c.start.back()) * width, random), dtype);
   c.weight = rounded_to(normal_values(width * static_cast<std::size_t>(kernel), random), DType::f32);
   c.bias = rounded_to(normal_values(width, random), DType::f32);
-  c.state = rounded_to(normal_values((lengths.size() + 1) * width * static_cast<std::size_t>(kernel - 1), random), dtype);
+  c.state =
+      rounded_to(normal_values((lengths.size() + 1) * width * static_cast<std::size_t>(kernel - 1), random), dtype);
   return c;
 }
 
@@ -60,11 +72,13 @@ Result reference(const Case& c) {
     for (int channel = 0; channel < c.channels; ++channel) {
       double* state = result.state.data() + static_cast<std::ptrdiff_t>(c.slots[s] * c.channels + channel) * context;
       std::vector<double> line(state, state + context);
-      for (int t = c.start[s]; t < c.start[s + 1]; ++t) line.push_back(c.x[static_cast<std::size_t>(t * c.channels + channel)]);
+      for (int t = c.start[s]; t < c.start[s + 1]; ++t)
+        line.push_back(c.x[static_cast<std::size_t>(t * c.channels + channel)]);
       for (int t = c.start[s]; t < c.start[s + 1]; ++t) {
         double sum = c.biased ? c.bias[static_cast<std::size_t>(channel)] : 0.0;
         for (int k = 0; k < c.kernel; ++k)
-          sum += c.weight[static_cast<std::size_t>(channel * c.kernel + k)] * line[static_cast<std::size_t>(t - c.start[s] + k)];
+          sum += c.weight[static_cast<std::size_t>(channel * c.kernel + k)] *
+                 line[static_cast<std::size_t>(t - c.start[s] + k)];
         result.out[static_cast<std::size_t>(t * c.channels + channel)] = activated(sum, c.activation);
       }
       std::copy(line.end() - context, line.end(), state);
@@ -79,8 +93,10 @@ Result on_device(const Case& c) {
   std::vector<double> rows(tokens * static_cast<std::size_t>(stride), std::nan(""));
   for (std::size_t t = 0; t < tokens; ++t)
     for (int i = 0; i < c.channels; ++i)
-      rows[t * static_cast<std::size_t>(stride) + static_cast<std::size_t>(i)] = c.x[t * static_cast<std::size_t>(c.channels) + static_cast<std::size_t>(i)];
-  const DeviceArray x(rows, c.dtype), weight(c.weight, DType::f32), bias(c.bias, DType::f32), state(c.state, c.state_dtype);
+      rows[t * static_cast<std::size_t>(stride) + static_cast<std::size_t>(i)] =
+          c.x[t * static_cast<std::size_t>(c.channels) + static_cast<std::size_t>(i)];
+  const DeviceArray x(rows, c.dtype), weight(c.weight, DType::f32), bias(c.bias, DType::f32),
+      state(c.state, c.state_dtype);
   const DeviceArray start(c.start), slots(c.slots), out(x.size());
   CausalConv conv;
   conv.dtype = c.dtype;
@@ -115,9 +131,11 @@ TEST(CausalConv, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
     const std::vector<int> lengths{uniform_int(0, 120, random), uniform_int(0, 4, random), uniform_int(1, 3, random),
                                    uniform_int(45, 50, random)};
     const Case c = random_case(dtypes[i % 3], channels, kernel, lengths, random);
-    SCOPED_TRACE(std::string(name(c.dtype)) + " channels " + std::to_string(channels) + " kernel " + std::to_string(kernel));
+    SCOPED_TRACE(std::string(name(c.dtype)) + " channels " + std::to_string(channels) + " kernel " +
+                 std::to_string(kernel));
     const Result want = reference(c), got = on_device(c);
-    // rounding the result, and kernel + 1 roundings in f32 of terms of the sum and its activation (erf and exp to 2 ulp)
+    // rounding the result, and kernel + 1 roundings in f32 of terms of the sum and its activation (erf and exp to 2
+    // ulp)
     double largest = 0;
     for (const double value : want.out) largest = std::max(largest, std::abs(value));
     const double bound = (0.5 * epsilon(c.dtype) + (kernel + 8) * epsilon(DType::f32)) * std::max(largest, 4.0);

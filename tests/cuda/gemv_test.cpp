@@ -49,7 +49,8 @@ TEST(Gemv, AgreesWithTheProductInDoubleOverRandomShapes) {
     double largest = 0;
     for (const double value : want) largest = std::max(largest, std::abs(value));
     // rounding the result; the tensor cores' f32 sums of 16 products truncate, at most a unit each of the terms' sum
-    const double bound = 0.5 * epsilon(out_dtype) * largest + (inputs / 16 / 8 + 8) * epsilon(DType::f32) * largest_terms;
+    const double bound =
+        0.5 * epsilon(out_dtype) * largest + (inputs / 16 / 8 + 8) * epsilon(DType::f32) * largest_terms;
     EXPECT_LE(max_error(out.download(out_dtype), want), bound);
   }
 }

@@ -27,9 +27,12 @@ struct Case {
 };
 
 Case random_case(SsdShape shape, DType dtype, DType state_dtype, int sequences, int kernel, Random& random) {
-  Case c{shape, kernel, dtype, state_dtype, sequences, uniform_int(0, 3, random) > 0, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  Case c{shape, kernel, dtype, state_dtype, sequences, uniform_int(0, 3, random) > 0, {}, {}, {}, {},
+         {},    {},     {},    {},          {}};
   for (int i = 0; i < sequences; ++i) c.slots.push_back(sequences - i);  // slot 0 belongs to nobody
-  auto values = [&](int count, DType type) { return rounded_to(normal_values(static_cast<std::size_t>(count), random), type); };
+  auto values = [&](int count, DType type) {
+    return rounded_to(normal_values(static_cast<std::size_t>(count), random), type);
+  };
   c.row = values(sequences * c.stride(), dtype);
   c.conv_weight = values(c.conv_dim() * kernel, DType::f32);
   c.conv_bias = values(c.conv_dim(), DType::f32);
@@ -132,7 +135,8 @@ TEST(MixerStep, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
     const Case c = random_case(shape, dtypes[i % 3], i % 2 == 0 ? DType::f32 : DType::bf16, uniform_int(1, 5, random),
                                uniform_int(2, 4, random), random);
     SCOPED_TRACE(std::string(name(c.dtype)) + " state " + std::string(name(c.state_dtype)) + " N" +
-                 std::to_string(shape.state_size) + " H" + std::to_string(shape.num_heads) + " G" + std::to_string(groups));
+                 std::to_string(shape.state_size) + " H" + std::to_string(shape.num_heads) + " G" +
+                 std::to_string(groups));
     const Result want = reference(c), got = on_device(c);
     EXPECT_LE(max_error(got.out, want.out), bound(want.out, c.dtype, c.dtype)) << "out";
     EXPECT_EQ(max_error(got.conv_state, want.conv_state), 0.0) << "conv_state";
@@ -149,7 +153,8 @@ TEST(MixerStep, RoundsTheStateByChanceToItsTrueValueOnAverage) {
   std::vector<double> mean(want.ssm_state.size(), 0.0);
   for (int draw = 0; draw < draws; ++draw) {
     const DeviceArray step(std::vector<std::int32_t>{draw, 0});
-    const Result got = on_device(c, {static_cast<const std::uint64_t*>(seed.data()), static_cast<const std::uint64_t*>(step.data())});
+    const Result got =
+        on_device(c, {static_cast<const std::uint64_t*>(seed.data()), static_cast<const std::uint64_t*>(step.data())});
     for (std::size_t i = 0; i < mean.size(); ++i) mean[i] += got.ssm_state[i] / draws;
   }
   // a rounded value is off by less than a unit u, so the mean of 400 has deviation under u / 2 / 20; six of those, for

@@ -9,8 +9,8 @@
 namespace mamba2::cuda {
 namespace {
 
-std::vector<double> normalised(const std::vector<double>& x, const std::vector<double>& weight, std::size_t width, int groups,
-                               double eps) {
+std::vector<double> normalised(const std::vector<double>& x, const std::vector<double>& weight, std::size_t width,
+                               int groups, double eps) {
   std::vector<double> out(x.size());
   const std::size_t group_width = width / static_cast<std::size_t>(groups);
   for (std::size_t first = 0; first < x.size(); first += group_width) {
@@ -28,7 +28,8 @@ double largest(const std::vector<double>& values) {
   return result;
 }
 
-/// Rounding of the result, and the f32 sum's relative error, at most its length's logarithm with pairwise sums: 16 units.
+/// Rounding of the result, and the f32 sum's relative error, at most its length's logarithm with pairwise sums: 16
+/// units.
 double bound(const std::vector<double>& want, DType dtype) {
   return (0.5 * epsilon(dtype) + 16 * epsilon(DType::f32)) * largest(want);
 }
@@ -48,7 +49,8 @@ TEST(RmsNorm, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
     std::vector<double> sum = x;
     if (has_residual)
       for (std::size_t e = 0; e < count; ++e) sum[e] = rounded_to(x[e] + before[e], residual_dtype);
-    const DeviceArray x_device(x, dtype), residual(before, residual_dtype), weight_device(weight, DType::f32), out(x_device.size());
+    const DeviceArray x_device(x, dtype), residual(before, residual_dtype), weight_device(weight, DType::f32),
+        out(x_device.size());
     RmsNorm norm;
     norm.rows = rows;
     norm.width = width;
@@ -76,7 +78,8 @@ TEST(GatedRmsNorm, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
     const int rows = uniform_int(1, 5, random);
     const bool first = i % 5 == 4, gated = i % 7 != 6;
     const auto count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(width);
-    const std::vector<double> y = rounded_to(normal_values(count, random), dtype), z = rounded_to(normal_values(count, random), dtype);
+    const std::vector<double> y = rounded_to(normal_values(count, random), dtype),
+                              z = rounded_to(normal_values(count, random), dtype);
     const std::vector<double> weight = rounded_to(normal_values(static_cast<std::size_t>(width), random), DType::f32);
     auto gate = [&](std::vector<double> values) {
       if (gated)
@@ -84,8 +87,8 @@ TEST(GatedRmsNorm, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
       return values;
     };
     const auto row_width = static_cast<std::size_t>(width);
-    const std::vector<double> want =
-        first ? gate(normalised(y, weight, row_width, groups, 1e-5)) : normalised(gate(y), weight, row_width, groups, 1e-5);
+    const std::vector<double> want = first ? gate(normalised(y, weight, row_width, groups, 1e-5))
+                                           : normalised(gate(y), weight, row_width, groups, 1e-5);
     const DeviceArray y_device(y, dtype), z_device(z, dtype), weight_device(weight, DType::f32), out(y_device.size());
     GatedRmsNorm norm;
     norm.rows = rows;

@@ -1,6 +1,5 @@
-#include "tests/cuda/read_all.h"
-
 #include "mamba2/cuda/check.h"
+#include "tests/cuda/read_all.h"
 
 namespace mamba2::cuda {
 namespace {
@@ -19,7 +18,7 @@ __global__ void read_kernel(const uint4* data, std::size_t count, unsigned* neve
 
 void read_all(const void* data, std::size_t bytes, cudaStream_t stream) {
   read_kernel<<<1024, 256, 0, stream>>>(static_cast<const uint4*>(data), bytes / sizeof(uint4),
-                                       static_cast<unsigned*>(const_cast<void*>(data)));
+                                        static_cast<unsigned*>(const_cast<void*>(data)));
   check_launch("read an array");
 }
 

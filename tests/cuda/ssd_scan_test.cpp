@@ -158,13 +158,15 @@ Result on_device(const Case& c, Path path) {
   return result;
 }
 
-/// At most twice the error of the plain evaluation, whose factors are rounded to the same dtype, and, of a typical value,
-/// half a unit in the last place and sixteen in f32's (the device's exponential is off by two where the host's is by one
-/// half, which a slowly decaying state adds up).
+/// At most twice the error of the plain evaluation, whose factors are rounded to the same dtype, and, of a typical
+/// value, half a unit in the last place and sixteen in f32's (the device's exponential is off by two where the host's
+/// is by one half, which a slowly decaying state adds up).
 void expect_near_reference(const Case& c, Path path) {
-  const Result want = recurrence<double>(c, DType::f64), plain = recurrence<float>(c, c.dtype), got = on_device(c, path);
+  const Result want = recurrence<double>(c, DType::f64), plain = recurrence<float>(c, c.dtype),
+               got = on_device(c, path);
   const double units = 0.5 * epsilon(c.dtype) + 16 * epsilon(DType::f32);
-  EXPECT_LE(max_error(got.out, want.out), 2 * max_error(plain.out, want.out) + units * root_mean_square(want.out)) << "out";
+  EXPECT_LE(max_error(got.out, want.out), 2 * max_error(plain.out, want.out) + units * root_mean_square(want.out))
+      << "out";
   EXPECT_LE(max_error(got.state, want.state),
             2 * max_error(plain.state, want.state) + units * root_mean_square(want.state))
       << "state";
@@ -206,8 +208,8 @@ TEST_F(SsdScanTensorCores, AgreesWithTheRecurrenceInDoubleOverRandomShapes) {
     const SsdShape shape{groups * uniform_int(1, 3, random), 64, groups, i % 3 == 0 ? 64 : 128};
     const std::vector<int> lengths{uniform_int(1, 300, random), uniform_int(0, 2, random), uniform_int(63, 65, random),
                                    64 * uniform_int(1, 4, random)};
-    const Case c = random_case(shape, i % 4 == 3 ? DType::f16 : DType::bf16, i % 5 == 4 ? DType::bf16 : DType::f32, lengths,
-                               random);
+    const Case c = random_case(shape, i % 4 == 3 ? DType::f16 : DType::bf16, i % 5 == 4 ? DType::bf16 : DType::f32,
+                               lengths, random);
     SCOPED_TRACE(describe(c));
     expect_near_reference(c, Path::tensor_cores);
   }
@@ -251,7 +253,8 @@ TEST(SsdTiles, BoundWhatAnyBatchOfTheseTotalsNeeds) {
     Batch batch;
     batch.sequences = uniform_int(1, 20, random);
     std::vector<int> lengths;
-    for (int s = 0; s < batch.sequences; ++s) lengths.push_back(uniform_int(0, 1 << uniform_int(1, 15, random), random));
+    for (int s = 0; s < batch.sequences; ++s)
+      lengths.push_back(uniform_int(0, 1 << uniform_int(1, 15, random), random));
     batch.tokens = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
     const SsdTiles tiles = ssd_tiles(shape, batch, uniform_int(1, 200, random));
     ASSERT_EQ(tiles.part_tokens % ssd_chunk_tokens, 0);

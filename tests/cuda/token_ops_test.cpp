@@ -14,7 +14,8 @@ TEST(Embedding, CopiesTheRowsOfTheIds) {
   Random random(1);
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     const int vocabulary = 50, width = 77;
-    const std::vector<double> table = rounded_to(normal_values(static_cast<std::size_t>(vocabulary * width), random), dtype);
+    const std::vector<double> table =
+        rounded_to(normal_values(static_cast<std::size_t>(vocabulary * width), random), dtype);
     std::vector<std::int32_t> ids;
     std::vector<double> want;
     for (int t = 0; t < 20; ++t) {
@@ -22,7 +23,8 @@ TEST(Embedding, CopiesTheRowsOfTheIds) {
       want.insert(want.end(), table.begin() + ids.back() * width, table.begin() + (ids.back() + 1) * width);
     }
     const DeviceArray table_device(table, dtype), ids_device(ids), out(want.size() * 4);
-    embedding({20, width, ids_device.ints(), {table_device.data(), width}, dtype, {out.data(), width}, DType::f32}, nullptr);
+    embedding({20, width, ids_device.ints(), {table_device.data(), width}, dtype, {out.data(), width}, DType::f32},
+              nullptr);
     EXPECT_EQ(max_error(out.download(DType::f32), want), 0.0);
   }
 }
@@ -30,7 +32,8 @@ TEST(Embedding, CopiesTheRowsOfTheIds) {
 TEST(SoftplusDt, AgreesWithItsDefinitionInDoubleAndDoesNotOverflow) {
   Random random(2);
   const int heads = 13, tokens = 50, stride = 20;
-  const std::vector<double> raw = rounded_to(normal_values(static_cast<std::size_t>(tokens * stride), random, 40.0), DType::f32);
+  const std::vector<double> raw =
+      rounded_to(normal_values(static_cast<std::size_t>(tokens * stride), random, 40.0), DType::f32);
   const std::vector<double> bias = rounded_to(normal_values(heads, random), DType::f32);
   for (const double limit : {static_cast<double>(std::numeric_limits<float>::infinity()), 3.0}) {
     std::vector<double> want;
