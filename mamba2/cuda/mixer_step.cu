@@ -1,7 +1,6 @@
 // One decode step of the mixer, bound by the state's traffic: every element read once and written once.
 //
-// Parallel: sequences x heads; a block takes one head, or two of a group where there is work enough, with 256 threads
-// each; a warp takes rows of the state (a channel each), neighbouring lanes 16
+// Parallel: sequences x heads, a block each; a warp takes rows of the state (a channel each), neighbouring lanes 16
 // bytes of a row each, so that a row's product with C is a reduction over state_size / 4 (f32) or / 8 (bf16) lanes.
 // Order: the state's loads are started first and fly while the block does the convolution step for its own 64 channels
 // and, again in every block, for its group's B and C: 2 * state_size channels of 4 taps against 64 rows of state.
@@ -10,14 +9,13 @@
 // A bf16 state may be rounded by chance: one Philox block of random bits for 8 elements.
 #include "mamba2/cuda/activation.cuh"
 #include "mamba2/cuda/check.h"
-#include "mamba2/cuda/device.h"
 #include "mamba2/cuda/mixer_step.h"
 
 namespace mamba2::cuda {
 namespace {
 
 constexpr int head_dim = 64;
-constexpr int head_threads = 256;
+constexpr int block_threads = 256;
 
 /// Salmon et al. 2011: ten rounds on four words.
 __device__ uint4 philox(uint2 key, uint4 counter) {
@@ -79,32 +77,29 @@ __device__ __forceinline__ void shift_channel(T* conv_state, int channel, const 
   for (int k = 0; k + 1 < Kernel; ++k) conv_state[channel * (Kernel - 1) + k] = rounded<T>(taps[k + 1]);
 }
 
-template <class T, class S, int N, int Kernel, int Heads>
-__global__ void __launch_bounds__(Heads* head_threads) step_kernel(const MixerStep step) {
+template <class T, class S, int N, int Kernel>
+__global__ void __launch_bounds__(block_threads) step_kernel(const MixerStep step) {
   constexpr int each = vector_elements<S>;  // state elements a lane moves at once
   constexpr int row_lanes = N / each < 32 ? N / each : 32;
   constexpr int row_vectors = N / each / row_lanes;  // of one lane in one row
-  constexpr int rows_at_once = head_threads / row_lanes;
+  constexpr int rows_at_once = block_threads / row_lanes;
   constexpr int row_steps = head_dim / rows_at_once;
   constexpr int shared_channels = 2 * N;  // B and C
-  __shared__ float BC[shared_channels], x[Heads][head_dim];
+  __shared__ float BC[shared_channels], x[head_dim];
   __shared__ bool last;
 
+  const int head = static_cast<int>(blockIdx.x), sequence = static_cast<int>(blockIdx.y);
   const SsdShape& shape = step.shape;
-  const int sequence = static_cast<int>(blockIdx.y);
-  const int heads_of_group = shape.num_heads / shape.n_groups;
-  const int in_block = static_cast<int>(threadIdx.x) / head_threads, tid = static_cast<int>(threadIdx.x) % head_threads;
-  const int head = static_cast<int>(blockIdx.x) * Heads + in_block;
-  const int group = head / heads_of_group;
   const int inner = shape.num_heads * head_dim;
+  const int group = head / (shape.num_heads / shape.n_groups);
   const int conv_dim = inner + 2 * shape.n_groups * N;
   const std::int64_t slot = step.slots != nullptr ? step.slots[sequence] : sequence;
   const T* row = static_cast<const T*>(step.zxBCdt.data) + sequence * step.zxBCdt.stride;
   const T* xBC = row + inner;
   T* conv_state = static_cast<T*>(step.conv_state) + slot * conv_dim * (Kernel - 1);
 
-  const int lane_in_row = tid % row_lanes;
-  const int first_row = tid / row_lanes;
+  const int lane_in_row = static_cast<int>(threadIdx.x) % row_lanes;
+  const int first_row = static_cast<int>(threadIdx.x) / row_lanes;
   const std::int64_t head_place = (slot * shape.num_heads + head) * head_dim * N;
   S* state = static_cast<S*>(step.ssm_state);
   auto place = [&](int r, int v) {
@@ -117,18 +112,19 @@ __global__ void __launch_bounds__(Heads* head_threads) step_kernel(const MixerSt
     for (int v = 0; v < row_vectors; ++v) loaded[r][v] = load_vector(state + place(r, v));
   }
 
+  const int tid = static_cast<int>(threadIdx.x);
   auto shared_channel = [&](int i) { return inner + (i < N ? 0 : (shape.n_groups - 1) * N) + group * N + i; };
   if (tid < head_dim) {
     float taps[Kernel];
-    x[in_block][tid] = conv_channel<T, Kernel>(step, xBC, conv_state, head * head_dim + tid, taps);
+    x[tid] = conv_channel<T, Kernel>(step, xBC, conv_state, head * head_dim + tid, taps);
     shift_channel<T, Kernel>(conv_state, head * head_dim + tid, taps);
   }
-  for (int i = static_cast<int>(threadIdx.x); i < shared_channels; i += Heads * head_threads) {
+  for (int i = tid; i < shared_channels; i += block_threads) {
     float taps[Kernel];
     BC[i] = conv_channel<T, Kernel>(step, xBC, conv_state, shared_channel(i), taps);
   }
   __syncthreads();
-  if (threadIdx.x == 0) {
+  if (tid == 0) {
     __threadfence();  // this block's reads come before its arrival
     last = atomicInc(step.arrivals + sequence, gridDim.x - 1) == gridDim.x - 1;
   }
@@ -140,7 +136,7 @@ __global__ void __launch_bounds__(Heads* head_threads) step_kernel(const MixerSt
 #pragma unroll
   for (int r = 0; r < row_steps; ++r) {
     const int p = first_row + r * rows_at_once;
-    const float x_p = x[in_block][p], added = dt * x_p;
+    const float x_p = x[p], added = dt * x_p;
     float y = 0.0F;
 #pragma unroll
     for (int v = 0; v < row_vectors; ++v) {
@@ -165,36 +161,21 @@ __global__ void __launch_bounds__(Heads* head_threads) step_kernel(const MixerSt
 
   __syncthreads();
   if (!last) return;
-  for (int i = static_cast<int>(threadIdx.x); i < 2 * shape.n_groups * N; i += Heads * head_threads) {
+  for (int i = tid; i < 2 * shape.n_groups * N; i += block_threads) {
     float taps[Kernel];
     (void)conv_channel<T, Kernel>(step, xBC, conv_state, inner + i, taps);
     shift_channel<T, Kernel>(conv_state, inner + i, taps);
   }
 }
 
-/// Two heads share the convolution of B and C; a small batch needs the blocks more.
-int heads_per_block(const MixerStep& step) {
-  constexpr int wanted_blocks = 4;  // a multiprocessor
-  const int heads_of_group = step.shape.num_heads / step.shape.n_groups;
-  const bool enough = step.sequences * step.shape.num_heads >= 2 * wanted_blocks * current_device().multiprocessors;
-  return heads_of_group % 2 == 0 && enough ? 2 : 1;
-}
-
-template <class T, class S, int N, int Kernel>
-void launch_kernel(const MixerStep& step, cudaStream_t stream) {
-  const int heads = heads_per_block(step);
-  const dim3 grid(static_cast<unsigned>(step.shape.num_heads / heads), static_cast<unsigned>(step.sequences));
-  if (heads == 2) return step_kernel<T, S, N, Kernel, 2><<<grid, 2 * head_threads, 0, stream>>>(step);
-  step_kernel<T, S, N, Kernel, 1><<<grid, head_threads, 0, stream>>>(step);
-}
-
 template <class T, class S>
 void launch(const MixerStep& step, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(step.shape.num_heads), static_cast<unsigned>(step.sequences));
   auto with_kernel = [&](auto state_size) {
     constexpr int N = decltype(state_size)::value;
-    if (step.conv_kernel == 2) return launch_kernel<T, S, N, 2>(step, stream);
-    if (step.conv_kernel == 3) return launch_kernel<T, S, N, 3>(step, stream);
-    launch_kernel<T, S, N, 4>(step, stream);
+    if (step.conv_kernel == 2) return step_kernel<T, S, N, 2><<<grid, block_threads, 0, stream>>>(step);
+    if (step.conv_kernel == 3) return step_kernel<T, S, N, 3><<<grid, block_threads, 0, stream>>>(step);
+    step_kernel<T, S, N, 4><<<grid, block_threads, 0, stream>>>(step);
   };
   if (step.shape.state_size == 64) {
     with_kernel(std::integral_constant<int, 64>());
