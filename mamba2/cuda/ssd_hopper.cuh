@@ -15,7 +15,7 @@ constexpr int head_dim = 64;
 constexpr int heads_per_block = 2;
 constexpr int warpgroup = 128;  // threads
 constexpr int scanners = heads_per_block * warpgroup;
-constexpr int full_arrivals = 1 + heads_per_block;  // one warp starts copies, one a head prepares its decays
+constexpr int full_arrivals = 1 + 32 * heads_per_block;  // a thread starts copies, a warp a head prepares its decays
 constexpr int panel_bytes = chunk * panel_row_bytes;
 constexpr float log2_e = 1.44269504088896340736F;
 

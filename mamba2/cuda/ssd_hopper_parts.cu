@@ -82,8 +82,7 @@ __device__ void weigh_part(PartShared<N>& shared, const SsdScan& scan, int head,
     *reinterpret_cast<float2*>(shared.weight[s][index] + 2 * lane) = {exp2_fast(rest + (whole - sum.x)) * dt.x,
                                                                       exp2_fast(rest + (whole - sum.y)) * dt.y};
     rest += whole;
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&shared.full[s]);
+    barrier_arrive(&shared.full[s]);
   }
   if (lane == 0) {
     shared.decay[index] = rest;
@@ -117,7 +116,7 @@ __device__ void add_part(StateFragment<N>& state, PartShared<N>& shared, int hea
     }
     wgmma_commit();
     wgmma_wait<1>();
-    if (i > 0 && threadIdx.x % 32 == 0) barrier_arrive(&shared.empty[(i - 1) % stages]);
+    if (i > 0) barrier_arrive(&shared.empty[(i - 1) % stages]);
   }
   wgmma_wait<0>();
 }
@@ -142,7 +141,7 @@ __global__ void __launch_bounds__(block_threads, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < stages; ++s) {
       barrier_init(&shared.full[s], full_arrivals);
-      barrier_init(&shared.empty[s], scanners / 32);
+      barrier_init(&shared.empty[s], scanners);
     }
     barrier_init(&shared.done, heads_per_block);
     barrier_init_fence();

@@ -132,8 +132,7 @@ __device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, in
     const float2 dt = ahead.finish(i);
     barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
     write_decays(shared.decays[s][index], dt, rate);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&shared.full[s]);
+    barrier_arrive(&shared.full[s]);
   }
 }
 
@@ -227,11 +226,8 @@ __device__ void make_M(SegmentShared<N>& shared, const SsdScan& scan, const Head
 #pragma unroll
     for (int h = 0; h < heads_per_block; ++h) write_M<T>(shared.M[c % 2][h], CB, shared.decays[s][h], D[h], lane);
     fence_async_proxy();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      barrier_arrive(&shared.M_full[c % 2]);
-      barrier_arrive(&shared.empty[s]);
-    }
+    barrier_arrive(&shared.M_full[c % 2]);
+    barrier_arrive(&shared.empty[s]);
   }
 }
 
@@ -369,7 +365,7 @@ __device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, 
 
     if (lane.thread() == 0) wait_stores_read();
     wgmma_wait<1>();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&shared.M_empty[c % 2]);
+    barrier_arrive(&shared.M_empty[c % 2]);
     named_barrier(2 + index, warpgroup);
     turn_out<T>(shared.out[index], y, lane);
     fence_async_proxy();
@@ -381,7 +377,7 @@ __device__ void scan_segment(StateFragment<N>& state, SegmentShared<N>& shared, 
       store_box(&maps.out, head * head_dim, static_cast<int>(token), shared.out[index]);
     }
     wgmma_wait<0>();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&shared.empty[s]);
+    barrier_arrive(&shared.empty[s]);
   }
   if (lane.thread() == 0) wait_stores_read();
 }
@@ -418,11 +414,11 @@ __global__ void __launch_bounds__(block_threads, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < stages; ++s) {
       barrier_init(&shared.full[s], full_arrivals);
-      barrier_init(&shared.empty[s], (scanners + warpgroup) / 32);
+      barrier_init(&shared.empty[s], scanners + warpgroup);
     }
     for (int m = 0; m < 2; ++m) {
-      barrier_init(&shared.M_full[m], warpgroup / 32);
-      barrier_init(&shared.M_empty[m], scanners / 32);
+      barrier_init(&shared.M_full[m], warpgroup);
+      barrier_init(&shared.M_empty[m], scanners);
     }
     barrier_init_fence();
   }
