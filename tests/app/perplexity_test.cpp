@@ -8,9 +8,13 @@ namespace {
 // transformers' sums are f32, and weights rounded to bf16 are the same on both sides
 constexpr double tolerance = 2e-4;
 
-TEST(Perplexity, IsTransformersInEveryWindowLength) {
+/// Tokens of a window.
+class PerplexityOf : public testing::TestWithParam<int> {};
+
+TEST_P(PerplexityOf, ThisWindowIsTransformers) {
   const Json expected = read_json_file(golden("classics-5m.json"))["perplexity"];
   for (const Json& run : expected["runs"]) {
+    if (run["context"] != GetParam()) continue;
     const std::vector<Json> results =
         run_json({"perplexity", "--file", test_data(expected["file"]), "--characters",
                   expected["first_characters"].dump(), "--context", run["context"].dump()});
@@ -23,8 +27,12 @@ TEST(Perplexity, IsTransformersInEveryWindowLength) {
     EXPECT_EQ(got["predicted_tokens"], run["predicted_tokens"]);
     EXPECT_NEAR(got["mean_nll"], run["mean_nll"], tolerance);
     EXPECT_DOUBLE_EQ(got["perplexity"], std::exp(got["mean_nll"].get<double>()));
+    return;
   }
+  FAIL() << "the golden file has no such window";
 }
+
+INSTANTIATE_TEST_SUITE_P(AsTransformers, PerplexityOf, testing::Values(256, 1024));
 
 TEST(Perplexity, NeedsAWholeWindow) {
   const TemporaryFolder folder;

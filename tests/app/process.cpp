@@ -15,7 +15,7 @@
 namespace mamba2 {
 namespace {
 
-constexpr auto deadline = std::chrono::minutes(5);
+constexpr auto deadline = std::chrono::minutes(9);
 
 struct Pipe {
   int read_end = -1, write_end = -1;

@@ -29,7 +29,7 @@ struct RunOptions {
   std::size_t close_stdout_after = std::numeric_limits<std::size_t>::max();  ///< bytes read from the pipe
 };
 
-/// Runs a program without a shell and waits for its end.  Ends it, and the test fails, after five minutes.
+/// Runs a program without a shell and waits for its end.  Ends it, and the test fails, after nine minutes.
 ProcessResult run_process(const std::vector<std::string>& arguments, const RunOptions& options = {});
 
 /// The mamba2 program of this build.
