@@ -23,8 +23,6 @@ function(mamba2_test NAME)
   target_include_directories(${NAME} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${NAME} PRIVATE mamba2_options mamba2_static GTest::gmock GTest::gtest_main ${ARG_LIBRARIES})
   target_compile_definitions(${NAME} PRIVATE MAMBA2_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  # Tests compile twice as fast this way, and what they test lies in the library, which keeps its own level.
-  target_compile_options(${NAME} PRIVATE -O1)
   target_precompile_headers(${NAME} REUSE_FROM mamba2_test_headers)
   gtest_discover_tests(${NAME} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
 endfunction()
