@@ -50,9 +50,9 @@ TEST(Pickle, ReadsNumbersOfEveryWidth) {
       {op::number(std::int64_t{1} << 62), std::int64_t{1} << 62},
       {op::number(-1), -1}};
   for (const auto& [bytes, value] : cases) {
-    read(bytes, [&](const Pickle& pickle) {
+    read(bytes, [expected = value](const Pickle& pickle) {
       EXPECT_EQ(pickle.root().kind, Kind::integer);
-      EXPECT_EQ(pickle.root().integer, value);
+      EXPECT_EQ(pickle.root().integer, expected);
     });
   }
 }
