@@ -21,7 +21,7 @@ std::string ModelOptions::default_model() {
   const std::filesystem::path binary = std::filesystem::read_symlink("/proc/self/exe", unknown);
   const std::string beside = (binary.parent_path() / data_directory_from_binary).lexically_normal().string();
   for (const std::string& data : {beside, std::string(installed_data_directory), std::string(source_directory)}) {
-    const std::string model = join_path(data, "models/classics-5m");
+    std::string model = join_path(data, "models/classics-5m");
     if (directory_exists(model)) return model;
   }
   fail("--model is missing, and the model that ships with the program was not found in {}, {} or {}", beside,

@@ -93,7 +93,8 @@ TEST_F(Save, KeepsTheConfigsFields) {
   checkpoint.write(path("in"));
   const Mamba2ForCausalLM model = test::open_lm(path("in"), "reference", {.gated_norm = "ungrouped"});
   model.save_pretrained(path("out"));
-  const Mamba2Config before = model.config(), after = locate_model(path("out")).read_config();
+  const Mamba2Config& before = model.config();
+  const Mamba2Config after = locate_model(path("out")).read_config();
   EXPECT_THAT(after.other_fields, HasSubstr(R"("my_note":[1,"two"])"));
   EXPECT_THAT(after.other_fields, HasSubstr(R"("initializer_range":0.25)"));
   EXPECT_EQ(after.time_step_limit, before.time_step_limit);
