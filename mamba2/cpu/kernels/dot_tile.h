@@ -50,7 +50,7 @@ MAMBA2_INLINE void dot_tile(const float* x, std::int64_t x_stride, const Weight*
 #pragma GCC unroll 8
       for (int n = 0; n < N; n += 4) {
         const Floats4 total = sums_of_lanes(sum[m][n], sum[m][n + 1], sum[m][n + 2], sum[m][n + 3]);
-        *reinterpret_cast<Floats4InMemory*>(to + n) = *reinterpret_cast<const Floats4InMemory*>(to + n) + total;
+        store_unaligned(to + n, load_unaligned<Floats4>(to + n) + total);
       }
     } else {
       for (int n = 0; n < N; ++n) to[n] += sum_of_lanes(sum[m][n]);

@@ -35,16 +35,25 @@ using Floats8 = float __attribute__((vector_size(32)));
 
 #define MAMBA2_INLINE inline __attribute__((always_inline))
 
-// The same types with an element's alignment, for memory.
-using FloatsInMemory = float __attribute__((vector_size(lanes * 4), aligned(4), may_alias));
-using Floats4InMemory = float __attribute__((vector_size(16), aligned(4), may_alias));
-using HalvesInMemory = std::uint16_t __attribute__((vector_size(lanes * 2), aligned(2), may_alias));
+using Halves = std::uint16_t __attribute__((vector_size(lanes * 2)));
+
+/// A vector from memory that is aligned to an element alone, and back.
+template <class Vector>
+MAMBA2_INLINE Vector load_unaligned(const void* from) {
+  Vector value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  return value;
+}
+template <class Vector>
+MAMBA2_INLINE void store_unaligned(void* to, Vector value) {
+  __builtin_memcpy(to, &value, sizeof(value));
+}
 
 MAMBA2_INLINE Floats load(const float* from) {
-  return *reinterpret_cast<const FloatsInMemory*>(from);
+  return load_unaligned<Floats>(from);
 }
 MAMBA2_INLINE void store(float* to, Floats value) {
-  *reinterpret_cast<FloatsInMemory*>(to) = value;
+  store_unaligned(to, value);
 }
 MAMBA2_INLINE Floats broadcast(float value) {
   return Floats{} + value;
@@ -139,7 +148,7 @@ MAMBA2_INLINE Floats load_wide(const Bf16* from) {
   return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))), 16);
 #else
   using Unsigned = std::uint32_t __attribute__((vector_size(lanes * 4)));
-  return (Floats)(__builtin_convertvector(*reinterpret_cast<const HalvesInMemory*>(from), Unsigned) << 16);
+  return (Floats)(__builtin_convertvector(load_unaligned<Halves>(from), Unsigned) << 16);
 #endif
 }
 
@@ -152,7 +161,7 @@ MAMBA2_INLINE Floats load_wide(const F16* from) {
   // The fraction and exponent moved to their places are the value over 2^112, subnormals too; infinity and NaN take the
   // largest exponent by hand.
   using Unsigned = std::uint32_t __attribute__((vector_size(lanes * 4)));
-  const Unsigned bits = __builtin_convertvector(*reinterpret_cast<const HalvesInMemory*>(from), Unsigned);
+  const Unsigned bits = __builtin_convertvector(load_unaligned<Halves>(from), Unsigned);
   const Unsigned magnitude = (bits & 0x7FFFU) << 13;
   const Unsigned finite = (Unsigned)((Floats)magnitude * 0x1p112F);
   const Unsigned special = (Unsigned)((bits & 0x7C00U) == 0x7C00U);
