@@ -35,7 +35,8 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--device", load.device, "Where to compute")
       ->check(CLI::IsMember({"auto", "reference", "cpu", "cuda"}))
       ->capture_default_str();
-  command.add_option("--dtype", load.dtype, "What the weights are held as: auto, f32, bf16, f16")
+  command
+      .add_option("--dtype", load.dtype, "What the weights are held as: auto, f32, bf16, f16, q8_0, q4_0, q4_k, q6_k")
       ->capture_default_str();
   command.add_option("--state-dtype", load.state_dtype, "What the state is held as: f32, bf16")->capture_default_str();
   command.add_option("--threads,-t", load.threads, "Threads; 0: one a core")
