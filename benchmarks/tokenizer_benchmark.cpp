@@ -62,5 +62,3 @@ BENCHMARK(decode_english)->DenseRange(0, 2)->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace mamba2
-
-BENCHMARK_MAIN();

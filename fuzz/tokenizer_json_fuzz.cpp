@@ -1,3 +1,4 @@
+// Seeds: tests/data/tokenizers/components/*.json
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

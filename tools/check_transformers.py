@@ -71,6 +71,8 @@ def main() -> int:
     parser.add_argument("models", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
 
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     print(f"transformers {transformers.__version__}, torch {torch.__version__}, float32 on the CPU, {TOKENS} tokens, "
           f"{datetime.date.today()}\n")
     print("| model | gated norm | largest logit | largest difference | relative | |")

@@ -28,15 +28,18 @@ void ClassifyCommand::run() {
   std::vector<std::vector<std::int32_t>> sequences;
   if (!input_file.empty()) {
     const TokenInput input = read_token_input(input_file);
+    TokenInput unpadded;
     for (std::size_t i = 0; i < input.input_ids.size(); ++i) {
       if (!input.attention_mask.empty()) {
-        sequences.push_back(input.tokens(i));
+        unpadded.input_ids.push_back(input.tokens(i));
         continue;
       }
       const std::vector<std::int32_t>& row = input.input_ids[i];
       const std::size_t length = tokens_before_padding(row, config.pad_token_id);
-      sequences.emplace_back(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(length));
+      unpadded.input_ids.emplace_back(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(length));
     }
+    check_token_ids(unpadded, input_file, config.vocab_size);
+    sequences = std::move(unpadded.input_ids);
   } else {
     const auto tokenizer = load_tokenizer(options, model.model().path());
     if (texts.empty()) texts.push_back(read_stdin());
@@ -68,8 +71,13 @@ void ClassifyCommand::run() {
 void add_classify(CLI::App& app) {
   auto state = std::make_shared<ClassifyCommand>();
   CLI::App* command = app.add_subcommand("classify", "Label texts with Mamba2ForSequenceClassification");
-  command->add_option("text", state->texts, "Texts; none: standard input");
-  command->add_option("--input", state->input_file, "A JSON file with input_ids, padded right with pad_token_id");
+  CLI::Option* texts = command->add_option("text", state->texts, "Texts; none: standard input");
+  take_texts(*texts);
+  command->option_defaults()->group("Input");
+  command
+      ->add_option("--input", state->input_file,
+                   "A JSON file: {\"input_ids\": [[...]]}, padded right with pad_token_id or by \"attention_mask\"")
+      ->excludes(texts);
   add_model_options(*command, state->options);
   command->callback([state] { state->run(); });
 }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "mamba2/app/commands.h"
+#include "mamba2/app/interrupt.h"
 #include "mamba2/app/options.h"
 #include "mamba2/base/error.h"
 #include "mamba2/base/file.h"
@@ -56,9 +57,10 @@ void ConvertCommand::run() {
 
   // A new folder is filled under another name and then renamed: complete or absent, whatever happens.
   const fs::path target = fs::path(out).lexically_normal();
-  const bool exists = fs::exists(target);
-  require(!exists || fs::is_directory(target), "{}: is there and no folder", out);
-  require(!exists || !fs::equivalent(target, files.folder), "{}: is the model that is to be converted", out);
+  std::error_code code;
+  const bool exists = fs::symlink_status(target, code).type() != fs::file_type::not_found;
+  require(!exists || fs::is_directory(target, code), "{}: is there and no folder", out);
+  require(!exists || !fs::equivalent(target, files.folder, code), "{}: is the model that is to be converted", out);
   std::string folder = target.has_filename() ? target.string() : target.parent_path().string();
   const std::string final_folder = folder;
   if (!exists) folder += fmt::format(".{}.partial", getpid());
@@ -69,15 +71,16 @@ void ConvertCommand::run() {
       if (!path.empty()) fs::remove_all(path, ignored);
     }
   } removal{exists ? "" : folder};
+  catch_interrupts();
   make_directories(folder);
   ProgressBar bar("convert", 0, ProgressUnit::bytes);
   save_checkpoint(config, *source, folder, dtype, [&](std::uint64_t done, std::uint64_t total) {
     bar.set_total(total);
     bar.update(done);
+    check_interrupt();
   });
   copy_companions(files.folder, folder);
   if (!exists) {
-    std::error_code code;
     fs::rename(folder, final_folder, code);
     require(!code, "{}: can't be created: {}", out, code.message());
     removal.path.clear();
@@ -91,6 +94,7 @@ void add_convert(CLI::App& app) {
   CLI::App* command = app.add_subcommand("convert", "Write a model of any supported format as another");
   command->add_option("in", state->in, "A folder, a file, or a Hub name")->required();
   command->add_option("out", state->out, "The folder to write")->required();
+  command->option_defaults()->group("Output");
   command->add_option("--format", state->format, "safetensors")
       ->check(CLI::IsMember({"safetensors", "gguf"}))
       ->capture_default_str();

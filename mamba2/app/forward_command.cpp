@@ -25,6 +25,7 @@ struct ForwardCommand {
   void run();
 
  private:
+  void check_input(std::int64_t vocab_size) const;
   void feed(Mamba2ForCausalLM& model, Mamba2Cache& cache);
   void place(const ForwardOutput& output, const std::vector<std::size_t>& rows, std::int64_t first);
   void add_states(const Mamba2ForCausalLM& model, const Mamba2Cache& cache);
@@ -94,13 +95,9 @@ void ForwardCommand::add_loss() {
   std::int64_t count = 0;
   const Tensor& logits = results_.at("logits").view();
   for (std::size_t row = 0; row < tokens_.size(); ++row) {
-    require(static_cast<std::int64_t>(input_.labels[row].size()) == length_,
-            "{}: row {} of labels has {} numbers, expected {}", input_file, row, input_.labels[row].size(), length_);
     for (std::size_t i = 0; i + 1 < positions_[row].size(); ++i) {
       const double label = input_.labels[row][static_cast<std::size_t>(positions_[row][i + 1])];
       if (label == ignored_label) continue;
-      require(std::trunc(label) == label && label >= 0 && label < static_cast<double>(logits.size(2)),
-              "{}: labels holds {}, expected -100 or a token id below {}", input_file, label, logits.size(2));
       sum += negative_log_likelihood(logits[static_cast<std::int64_t>(row)][positions_[row][i]],
                                      static_cast<std::int32_t>(label));
       ++count;
@@ -112,8 +109,21 @@ void ForwardCommand::add_loss() {
   results_.emplace("loss", std::move(loss));
 }
 
+/// Before anything is computed.
+void ForwardCommand::check_input(std::int64_t vocab_size) const {
+  check_token_ids(input_, input_file, vocab_size);
+  for (std::size_t row = 0; row < input_.labels.size(); ++row) {
+    const std::vector<double>& labels = input_.labels[row];
+    require(static_cast<std::int64_t>(labels.size()) == length_, "{}: row {} of labels has {} numbers, expected {}",
+            input_file, row, labels.size(), length_);
+    for (const double label : labels)
+      require(label == ignored_label ||
+                  (std::trunc(label) == label && label >= 0 && label < static_cast<double>(vocab_size)),
+              "{}: labels holds {}, expected -100 or a token id below {}", input_file, label, vocab_size);
+  }
+}
+
 void ForwardCommand::run() {
-  catch_interrupts();
   input_ = read_token_input(input_file);
   length_ = row_length(input_, input_file);
   for (std::size_t row = 0; row < input_.input_ids.size(); ++row) {
@@ -126,12 +136,14 @@ void ForwardCommand::run() {
 
   Mamba2ForCausalLM model = Mamba2ForCausalLM::from_pretrained(options.model_path(), options.load);
   const Mamba2Config& config = model.config();
+  check_input(config.vocab_size);
   const Shape hidden{input_.rows(), length_, config.hidden_size};
   results_.emplace("logits", HostTensor(DType::f32, {input_.rows(), length_, config.vocab_size}));
   results_.emplace("last_hidden_state", HostTensor(DType::f32, hidden));
   for (std::int64_t i = 0; hidden_states && i < config.num_hidden_layers; ++i)
     results_.emplace(fmt::format("hidden_states.{}", i), HostTensor(DType::f32, hidden));
   Mamba2Cache cache = model.make_cache(input_.rows());
+  catch_interrupts();
   feed(model, cache);
   if (states) add_states(model, cache);
   if (!input_.labels.empty()) add_loss();
@@ -149,7 +161,11 @@ void ForwardCommand::run() {
 void add_forward(CLI::App& app) {
   auto state = std::make_shared<ForwardCommand>();
   CLI::App* command = app.add_subcommand("forward", "One forward pass: token ids in, logits and states out");
-  command->add_option("--input", state->input_file, "JSON: input_ids, attention_mask, labels")->required();
+  command->option_defaults()->group("Input and output");
+  command
+      ->add_option("--input", state->input_file,
+                   "A JSON file: {\"input_ids\": [[...]], \"attention_mask\"?, \"labels\"?}, rows equally long")
+      ->required();
   command->add_option("--output", state->output_file, "The safetensors file to write")->required();
   command->add_flag("--hidden-states", state->hidden_states,
                     "Write hidden_states.I, the residual stream after layer I");

@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -84,7 +85,7 @@ void InfoCommand::run() {
 void add_info(CLI::App& app) {
   auto state = std::make_shared<InfoCommand>();
   CLI::App* command = app.add_subcommand("info", "What a model is, without loading it");
-  command->add_flag("--tensors", state->tensors, "List the tensors");
+  command->add_flag("--tensors", state->tensors, "List the tensors; --json does always")->group("Output");
   add_model_options(*command, state->options);
   command->callback([state] { state->run(); });
 }

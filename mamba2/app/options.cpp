@@ -3,10 +3,10 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
-#include <iostream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "mamba2/base/build_info.h"
@@ -21,7 +21,7 @@ std::string ModelOptions::default_model() {
   const std::filesystem::path binary = std::filesystem::read_symlink("/proc/self/exe", unknown);
   const std::string beside = (binary.parent_path() / data_directory_from_binary).lexically_normal().string();
   for (const std::string& data : {beside, std::string(installed_data_directory), std::string(source_directory)}) {
-    const std::string model = join_path(data, "models/classics-5m");
+    std::string model = join_path(data, "models/classics-5m");
     if (directory_exists(model)) return model;
   }
   fail("--model is missing, and the model that ships with the program was not found in {}, {} or {}", beside,
@@ -30,42 +30,67 @@ std::string ModelOptions::default_model() {
 
 void add_model_options(CLI::App& command, ModelOptions& options) {
   LoadOptions& load = options.load;
-  command.add_option("--model,-m", options.model, "A folder, a file, or a Hub name ORG/NAME[@REVISION]");
-  command.add_option("--tokenizer", options.tokenizer, "A tokenizer file or a folder that holds one");
-  command.add_option("--device", load.device, "Where to compute")
-      ->check(CLI::IsMember({"auto", "reference", "cpu", "cuda"}))
-      ->capture_default_str();
+  command.option_defaults()->group("Model");
   command
-      .add_option("--dtype", load.dtype, "What the weights are held as: auto, f32, bf16, f16, q8_0, q4_0, q4_k, q6_k")
+      .add_option("--model,-m", options.model,
+                  "A folder, a file, or a Hub name ORG/NAME[@REVISION]; none: the model that ships with mamba2")
+      ->check([](const std::string& path) { return path.empty() ? "is empty" : ""; });
+  command.add_option("--tokenizer", options.tokenizer, "A tokenizer file or a folder that holds one");
+  command
+      .add_option("--dtype", load.dtype,
+                  "What the weights are held as: auto (as stored), f32, bf16, f16, q8_0, q4_0, q4_k, q6_k")
       ->capture_default_str();
   command.add_option("--state-dtype", load.state_dtype, "What the state is held as: f32, bf16")->capture_default_str();
-  command.add_option("--threads,-t", load.threads, "Threads; 0: one a core")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
   command.add_option("--gated-norm", load.gated_norm, "The norm before out_proj when there are several groups")
       ->check(CLI::IsMember({"auto", "grouped", "ungrouped"}))
       ->capture_default_str();
+  command.option_defaults()->group("Machine");
+  command.add_option("--device", load.device, "Where to compute")
+      ->check(CLI::IsMember({"auto", "reference", "cpu", "cuda"}))
+      ->capture_default_str();
+  command.add_option("--threads,-t", load.threads, "Threads; 0: one a core")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
   command.add_flag("--deterministic", load.deterministic, "Equal bits whatever the batch and the split of a prompt");
+  command.option_defaults()->group("Output");
+  command.add_flag("--json", options.json, "Print JSON and nothing else on stdout");
   command
       .add_option_function<std::string>(
           "--log-level", [](const std::string& level) { set_log_level(parse_log_level(level)); },
-          "debug, info, warning, error or off")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
-  command.add_flag("--json", options.json, "Print JSON and nothing else on stdout");
+          "What to tell on stderr")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
+      ->default_str("warning");
+}
+
+void take_texts(CLI::Option& positional) {
+  constexpr int most = 1 << 20;  // an argument list has no room for more
+  positional.multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  positional.expected(most, CLI::detail::expected_max_vector_size)->allow_extra_args(false);
 }
 
 std::unique_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, const std::string& model_folder) {
   return Tokenizer::from_pretrained(options.tokenizer.empty() ? model_folder : options.tokenizer);
 }
 
+void print(std::string_view text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  require(written, "standard output can't be written: {}", std::strerror(errno));
+}
+
 void print_json(const Json& json) {
-  const std::string line = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-  std::fwrite(line.data(), 1, line.size(), stdout);
-  std::fflush(stdout);
+  // ASCII alone: some readers end a line at U+2028 or U+0085
+  print(json.dump(-1, ' ', true, Json::error_handler_t::replace) + "\n");
 }
 
 std::string read_stdin() {
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  const bool on_terminal = isatty(STDIN_FILENO) != 0;
+  if (on_terminal) std::fputs("reading standard input; Ctrl-D ends it\n", stderr);
+  std::string text;
+  char buffer[1 << 16];
+  while (const std::size_t bytes = std::fread(buffer, 1, sizeof(buffer), stdin)) text.append(buffer, bytes);
+  require(std::ferror(stdin) == 0, "standard input can't be read: {}", std::strerror(errno));
+  if (on_terminal && text.ends_with('\n')) text.pop_back();
+  return text;
 }
 
 }  // namespace mamba2::app

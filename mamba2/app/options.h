@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "mamba2/base/json.h"
@@ -10,7 +11,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace mamba2::app {
 
@@ -30,12 +32,17 @@ struct ModelOptions {
 /// Adds the options to a command; options must live as long as the command.
 void add_model_options(CLI::App& command, ModelOptions& options);
 
+/// Makes a positional take any number of texts, each as it is: by default CLI11 cuts one in brackets at its commas.
+void take_texts(CLI::Option& positional);
+
 /// The tokenizer that --tokenizer names, else the model's own.
 std::unique_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, const std::string& model_folder);
 
-/// One line of JSON on stdout.
+/// Text on stdout, at once.  Error where it can't be written.
+void print(std::string_view text);
+/// One line of JSON on stdout; numbers that JSON has no word for become null, invalid UTF-8 becomes U+FFFD.
 void print_json(const Json& json);
-/// Standard input to its end.
+/// Standard input to its end; on a terminal without the line's end that sent it.
 std::string read_stdin();
 
 }  // namespace mamba2::app

@@ -85,7 +85,6 @@ class Windows {
 };
 
 void PerplexityCommand::run() {
-  catch_interrupts();
   const MappedFile mapped(file);
   Mamba2ForCausalLM model = Mamba2ForCausalLM::from_pretrained(options.model_path(), options.load);
   const auto tokenizer = load_tokenizer(options, model.model().path());
@@ -95,6 +94,7 @@ void PerplexityCommand::run() {
   const std::int64_t count = tokens / context;
   require(count > 0, "{}: holds {} tokens, expected at least one window of {} (--context)", file, tokens, context);
 
+  catch_interrupts();
   const auto start = std::chrono::steady_clock::now();
   Windows windows(model, ids, context);
   ProgressBar bar("perplexity", static_cast<std::uint64_t>(count), ProgressUnit::items);
@@ -125,6 +125,7 @@ void PerplexityCommand::run() {
 void add_perplexity(CLI::App& app) {
   auto state = std::make_shared<PerplexityCommand>();
   CLI::App* command = app.add_subcommand("perplexity", "How well the model predicts a text");
+  command->option_defaults()->group("Input");
   command->add_option("--file", state->file, "The text")->required();
   command->add_option("--context", state->context, "Tokens of a window")
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 31))

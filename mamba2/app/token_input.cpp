@@ -65,10 +65,13 @@ TokenInput read_token_input(const std::string& path) {
     input.attention_mask = read_rows(json["attention_mask"], path, "attention_mask");
     require(input.attention_mask.size() == input.input_ids.size(), "{}: attention_mask has {} rows, input_ids {}", path,
             input.attention_mask.size(), input.input_ids.size());
-    for (std::size_t i = 0; i < input.input_ids.size(); ++i)
+    for (std::size_t i = 0; i < input.input_ids.size(); ++i) {
       require(input.attention_mask[i].size() == input.input_ids[i].size(),
               "{}: row {} of attention_mask has {} numbers, of input_ids {}", path, i, input.attention_mask[i].size(),
               input.input_ids[i].size());
+      for (const std::int32_t value : input.attention_mask[i])
+        require(value == 0 || value == 1, "{}: attention_mask holds {}, expected 0 or 1", path, value);
+    }
   }
   if (json.contains("labels") && !json["labels"].is_null()) {
     input.labels = read_labels(json["labels"], path);
@@ -78,8 +81,18 @@ TokenInput read_token_input(const std::string& path) {
   return input;
 }
 
+void check_token_ids(const TokenInput& input, const std::string& path, std::int64_t vocab_size) {
+  for (std::size_t row = 0; row < input.input_ids.size(); ++row)
+    for (std::size_t i = 0; i < input.input_ids[row].size(); ++i) {
+      const std::int32_t id = input.input_ids[row][i];
+      require(!input.is_token(row, i) || (id >= 0 && id < vocab_size),
+              "{}: input_ids holds {} in row {}, expected token ids from 0 to {}", path, id, row, vocab_size - 1);
+    }
+}
+
 std::int64_t row_length(const TokenInput& input, const std::string& path) {
   const std::size_t length = input.input_ids.front().size();
+  require(length > 0, "{}: row 0 of input_ids is empty, expected one token or more", path);
   for (std::size_t i = 0; i < input.input_ids.size(); ++i)
     require(input.input_ids[i].size() == length, "{}: row {} of input_ids has {} tokens, row 0 has {}", path, i,
             input.input_ids[i].size(), length);

@@ -20,11 +20,14 @@ struct TokenInput {
   std::vector<std::int32_t> tokens(std::size_t row) const;
 };
 
-/// Reads and checks such a file: ids are integers, mask and input_ids agree in shape.  Throws Error naming file and
-/// field.
+/// Reads and checks such a file: ids are integers, the mask is of 0 and 1 and has input_ids' shape.  Throws Error
+/// naming file and field.
 TokenInput read_token_input(const std::string& path);
 
-/// Error unless all rows are equally long, and that length.
+/// Error unless every token outside the padding is one of a vocabulary's.
+void check_token_ids(const TokenInput& input, const std::string& path, std::int64_t vocab_size);
+
+/// Error unless all rows are equally long and not empty; that length.
 std::int64_t row_length(const TokenInput& input, const std::string& path);
 
 }  // namespace mamba2::app

@@ -114,9 +114,12 @@ void detokenize(const TokenizeCommand& command) {
 
 std::shared_ptr<TokenizeCommand> add(CLI::App* command, const char* argument) {
   auto state = std::make_shared<TokenizeCommand>();
-  command->add_option(argument, state->arguments, "What to convert; none: --file or standard input");
-  command->add_option("--file", state->file, "A file to read");
-  command->add_flag("--jsonl", state->jsonl, "A JSON object a line, in and out");
+  CLI::Option* arguments =
+      command->add_option(argument, state->arguments, "What to convert; none: --file or standard input");
+  take_texts(*arguments);
+  command->option_defaults()->group("Input and output");
+  command->add_option("--file", state->file, "A file to read")->excludes(arguments);
+  command->add_flag("--jsonl", state->jsonl, "A JSON object a line, in and out")->excludes(arguments);
   command->add_flag("--add-special-tokens", state->add_special_tokens,
                     "Put the tokenizer's special tokens around the text");
   add_model_options(*command, state->options);

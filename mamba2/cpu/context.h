@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "mamba2/cpu/cpu_backend.h"
 #include "mamba2/cpu/isa.h"
 #include "mamba2/cpu/kernels.h"
 #include "mamba2/cpu/thread_pool.h"
@@ -14,13 +15,14 @@ namespace mamba2::cpu {
 
 /// What every op works with.
 struct Context {
-  Context(int threads, Isa isa);
+  Context(int threads, Isa isa, ScanForm scan_form);
 
   /// Makes scratch(worker) at least `floats` long for every worker; contents are free.
   void reserve_scratch(std::int64_t floats);
   float* scratch(int worker) const;
 
   const Isa isa;
+  const ScanForm scan_form;
   const Kernels kernels;
   ThreadPool pool;
 

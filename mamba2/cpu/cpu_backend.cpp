@@ -22,8 +22,12 @@ Kernels kernels_for(Isa isa) {
 
 }  // namespace
 
-Context::Context(int threads, Isa chosen)
-    : isa(chosen), kernels(kernels_for(chosen)), pool(threads), scratch_(static_cast<std::size_t>(pool.threads())) {
+Context::Context(int threads, Isa chosen, ScanForm form)
+    : isa(chosen),
+      scan_form(form),
+      kernels(kernels_for(chosen)),
+      pool(threads),
+      scratch_(static_cast<std::size_t>(pool.threads())) {
   const std::vector<Isa> available = available_isas();
   require(std::find(available.begin(), available.end(), isa) != available.end(), "this processor lacks {}", name(isa));
 }
@@ -44,7 +48,7 @@ namespace {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(int threads, cpu::Isa isa) : context_(threads, isa) {}
+  CpuBackend(int threads, cpu::Isa isa, cpu::ScanForm form) : context_(threads, isa, form) {}
 
   std::string_view name() const override { return "cpu"; }
   Device device() const override { return {}; }
@@ -122,12 +126,12 @@ void* CpuBackend::allocate_bytes(std::size_t bytes) {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(int threads) {
-  return make_cpu_backend(threads, cpu::choose_isa());
+std::unique_ptr<Backend> make_cpu_backend(int threads, cpu::ScanForm form) {
+  return make_cpu_backend(threads, cpu::choose_isa(), form);
 }
 
-std::unique_ptr<Backend> make_cpu_backend(int threads, cpu::Isa isa) {
-  return std::make_unique<CpuBackend>(threads, isa);
+std::unique_ptr<Backend> make_cpu_backend(int threads, cpu::Isa isa, cpu::ScanForm form) {
+  return std::make_unique<CpuBackend>(threads, isa, form);
 }
 
 }  // namespace mamba2

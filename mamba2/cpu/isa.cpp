@@ -9,6 +9,10 @@
 
 #include "mamba2/base/error.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace mamba2::cpu {
 namespace {
 
@@ -20,6 +24,14 @@ std::vector<std::string_view> available_names() {
   return found;
 }
 
+#if defined(__x86_64__)
+// Asked of the processor itself: clang 14's __builtin_cpu_supports does not know "f16c".
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 }  // namespace
 
 std::string_view name(Isa isa) {
@@ -29,8 +41,7 @@ std::string_view name(Isa isa) {
 std::vector<Isa> available_isas() {
   std::vector<Isa> found{Isa::portable};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-    found.push_back(Isa::avx2);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) found.push_back(Isa::avx2);
   if (found.back() == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
     found.push_back(Isa::avx512);

@@ -8,7 +8,7 @@ namespace {
 
 // Few rows: elements of the weight that a piece of work reads at least, so that handing it out costs nothing beside.
 constexpr std::int64_t least_elements_a_piece = 32 * 1024;
-constexpr std::int64_t columns_in_a_step = 4;
+constexpr std::int64_t columns_in_a_step = 8;  // the kernel's widest tile
 
 // Many rows: a block of x (192 rows of 512 columns or 96 of 1024 take 384 KiB) stays in L2 while the rows of the weight
 // pass.

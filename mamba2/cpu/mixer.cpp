@@ -173,7 +173,9 @@ void ssd_scan(Context& context, const SsdScan& op) {
   require(op.ssm_state.dtype == DType::f32, "SsdScan: ssm_state is {}, the cpu backend keeps it in f32",
           name(op.ssm_state.dtype));
   std::vector<Stretch> short_ones, long_ones;
-  for (const Stretch& s : stretches(op.batch)) (s.count < least_chunked_tokens ? short_ones : long_ones).push_back(s);
+  const bool sequential = context.scan_form == ScanForm::sequential;
+  for (const Stretch& s : stretches(op.batch))
+    (sequential || s.count < least_chunked_tokens ? short_ones : long_ones).push_back(s);
   if (!short_ones.empty()) scan_steps(context, op, short_ones);
   while (!long_ones.empty()) {
     const std::int64_t even_share = tokens_in_a_window / static_cast<std::int64_t>(long_ones.size());

@@ -66,6 +66,7 @@ std::vector<BeamGroup::Candidate> BeamGroup::best_candidates(std::span<const flo
                                               : largest_indices(scores, count, Ties::lower_index_first);
   const std::size_t vocab_size = scores.size() / beams_;
   std::vector<Candidate> candidates;
+  candidates.reserve(chosen.size());
   for (const std::size_t index : chosen) {
     candidates.push_back(
         {index / vocab_size, static_cast<std::int32_t>(index % vocab_size), scores[index], std::nullopt});

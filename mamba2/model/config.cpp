@@ -53,18 +53,20 @@ void check_sizes(const Mamba2Config& config, std::string_view source) {
     require(rows <= largest / std::max<std::int64_t>(columns, 1), "{}: {} would be ({}, {}), more than 2^40 elements",
             source, what, rows, columns);
   };
-  bounded("the embeddings", config.vocab_size, config.hidden_size);
-  bounded("num_heads * head_dim", config.num_heads, config.head_dim);
-  bounded("n_groups * state_size", config.n_groups, config.state_size);
-  bounded("the state", config.intermediate_size(), config.state_size);
+  bounded("the embeddings (vocab_size, hidden_size)", config.vocab_size, config.hidden_size);
+  bounded("(num_heads, head_dim)", config.num_heads, config.head_dim);
+  bounded("(n_groups, state_size)", config.n_groups, config.state_size);
+  bounded("the state (num_heads*head_dim, state_size)", config.intermediate_size(), config.state_size);
   bounded("the mixer's own MLP", config.mixer_mlp_size, config.hidden_size);
-  bounded("in_proj", config.in_proj_size(), config.hidden_size);
-  bounded("num_attention_heads * attention_head_dim", config.num_attention_heads + 2 * config.num_key_value_heads,
-          config.attention_head_dim);
-  bounded("the attention's in_proj", config.attention_qkv_size(), config.hidden_size);
+  bounded("in_proj (2*num_heads*head_dim + 2*n_groups*state_size + num_heads, hidden_size)", config.in_proj_size(),
+          config.hidden_size);
+  bounded("(num_attention_heads + 2*num_key_value_heads, attention_head_dim)",
+          config.num_attention_heads + 2 * config.num_key_value_heads, config.attention_head_dim);
+  bounded("the attention's in_proj (heads and attention_head_dim, hidden_size)", config.attention_qkv_size(),
+          config.hidden_size);
   require(config.num_heads % config.n_groups == 0, "{}: n_groups is {}, expected a divisor of num_heads = {}", source,
           config.n_groups, config.num_heads);
-  bounded("the MLP", 2 * config.padded_mlp_size(), config.hidden_size);
+  bounded("the MLP (2*mlp_intermediate_size, hidden_size)", 2 * config.padded_mlp_size(), config.hidden_size);
 }
 
 }  // namespace
@@ -109,7 +111,7 @@ Mamba2Config Mamba2Config::from_json(const Json& json, std::string_view source) 
   }
   for (const char* field : {"initializer_range", "time_step_min", "time_step_max", "time_step_floor", "time_step_rank"})
     if (json.contains(field)) other[field] = json.at(field);
-  config.other_fields = other.dump();
+  config.other_fields = json_text(other);
   return config;
 }
 

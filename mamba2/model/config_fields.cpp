@@ -33,7 +33,25 @@ const Json& empty_object() {
   return empty;
 }
 
+/// Every infinity in the value replaced by the object that stands for it.
+void wrap_infinities(Json& json) {
+  if (json.is_structured()) {
+    for (Json& item : json) wrap_infinities(item);
+    return;
+  }
+  if (!json.is_number_float()) return;
+  const auto number = json.get<double>();
+  if (std::isfinite(number)) return;
+  json = Json{{"__float__", std::isnan(number) ? "NaN" : number > 0 ? "Infinity" : "-Infinity"}};
+}
+
 }  // namespace
+
+std::string json_text(const Json& json, int indent) {
+  Json finite = json;
+  wrap_infinities(finite);
+  return finite.dump(indent);
+}
 
 ConfigFields::ConfigFields(const Json& object, std::string where) : object_(&object), where_(std::move(where)) {
   require(object.is_object(), "{}: is {}, expected an object", where_, shown(object));

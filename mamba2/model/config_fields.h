@@ -62,6 +62,10 @@ void read_activation(Mamba2Config& config, ConfigFields& fields, std::string_vie
 /// num_labels, id2label, problem_type.
 void read_labels(Mamba2Config& config, ConfigFields& fields);
 
+/// JSON text that parse_json() reads back: infinities, for which JSON has no word, as {"__float__": "Infinity"}, which
+/// transformers reads too.
+std::string json_text(const Json& json, int indent = -1);
+
 Mamba2Config read_huggingface_config(ConfigFields& fields);
 Mamba2Config read_fork_config(ConfigFields& fields);
 Mamba2Config read_state_spaces_config(ConfigFields& fields);

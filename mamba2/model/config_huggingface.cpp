@@ -109,12 +109,31 @@ void read_attention(Mamba2Config& config, ConfigFields& fields) {
   fields.ignore({"attention_dropout"});
 }
 
+/// Fields that both have by one name and with one default.  The head counts are read already.
+void read_shared_fields(Mamba2Config& config, ConfigFields& fields) {
+  ignore_common_fields(fields);
+  config.chunk_size = fields.size("chunk_size", 256);
+  config.use_conv_bias = fields.flag("use_conv_bias", true);
+  read_activation(config, fields, "hidden_act");
+  config.layer_norm_epsilon = fields.positive("layer_norm_epsilon", 1e-5);
+  config.residual_in_fp32 = fields.flag("residual_in_fp32", true);
+  config.time_step_limit = fields.limit("time_step_limit");
+  const std::int64_t intermediate_size = fields.size("intermediate_size", config.intermediate_size());
+  require(intermediate_size == config.intermediate_size(),
+          "{}: intermediate_size is {}, expected the number of heads * their size = {}", fields.where(),
+          intermediate_size, config.intermediate_size());
+  // transformers reads neither of the two: its mixer always has the norm, gate first (its pull request 32686)
+  fields.ignore({"rms_norm", "norm_before_gate"});
+  fields.only("quantization_config", nullptr);
+  read_gated_norm(config, fields);
+  read_labels(config, fields);
+}
+
 }  // namespace
 
 Mamba2Config read_huggingface_config(ConfigFields& fields) {
   Mamba2Config config;
   config.dialect = Dialect::huggingface;
-  ignore_common_fields(fields);
   config.vocab_size = fields.size("vocab_size", 32768);
   config.hidden_size = fields.size("hidden_size", 4096);
   config.num_hidden_layers = fields.size("num_hidden_layers", 64, 0, most_layers);
@@ -123,31 +142,16 @@ Mamba2Config read_huggingface_config(ConfigFields& fields) {
   read_heads(config, fields, "num_heads", "head_dim");
   config.n_groups = fields.size("n_groups", 8);
   config.conv_kernel = fields.size("conv_kernel", 4, 1, longest_kernel);
-  config.chunk_size = fields.size("chunk_size", 256);
   config.use_bias = fields.flag("use_bias", false);
-  config.use_conv_bias = fields.flag("use_conv_bias", true);
-  read_activation(config, fields, "hidden_act");
-  config.layer_norm_epsilon = fields.positive("layer_norm_epsilon", 1e-5);
-  config.residual_in_fp32 = fields.flag("residual_in_fp32", true);
-  config.time_step_limit = fields.limit("time_step_limit");
+  read_shared_fields(config, fields);
   config.tie_word_embeddings = fields.flag("tie_word_embeddings", false);
-  if (fields.has("intermediate_size"))
-    require(fields.size("intermediate_size", 0) == config.intermediate_size(),
-            "{}: intermediate_size is {}, expected num_heads * head_dim = {}", fields.where(),
-            fields.size("intermediate_size", 0), config.intermediate_size());
-  // transformers reads neither of the two: its mixer always has the norm, gate first (its pull request 32686)
-  fields.ignore({"rms_norm", "norm_before_gate"});
-  fields.only("quantization_config", nullptr);
   read_tokens_and_dtype(config, fields, {.bos = 0, .eos = 2, .pad = 1});
-  read_gated_norm(config, fields);
-  read_labels(config, fields);
   return config;
 }
 
 Mamba2Config read_fork_config(ConfigFields& fields) {
   Mamba2Config config;
   config.dialect = Dialect::fork;
-  ignore_common_fields(fields);
   fields.ignore({"emb_initializer_range", "conv_initializer_range", "A_initializer_range"});
   config.vocab_size = fields.size("vocab_size", 50280);
   config.hidden_size = fields.size("hidden_size", 768);
@@ -157,27 +161,14 @@ Mamba2Config read_fork_config(ConfigFields& fields) {
   read_heads(config, fields, "mamba2_num_heads", "mamba2_head_dim");
   config.n_groups = fields.size("n_groups", 1);
   config.conv_kernel = fields.size("mamba2_conv_kernel", 4, 1, longest_kernel);
-  config.chunk_size = fields.size("chunk_size", 256);
   config.use_bias = fields.flag("use_mamba2_bias", false);
-  config.use_conv_bias = fields.flag("use_conv_bias", true);
-  read_activation(config, fields, "hidden_act");
-  config.layer_norm_epsilon = fields.positive("layer_norm_epsilon", 1e-5);
-  config.residual_in_fp32 = fields.flag("residual_in_fp32", true);
-  config.time_step_limit = fields.limit("time_step_limit");
+  read_shared_fields(config, fields);
   config.tie_word_embeddings = fields.flag("tie_embedding_weights", fields.flag("tie_word_embeddings", true));
-  if (fields.has("intermediate_size"))
-    require(fields.size("intermediate_size", 0) == config.intermediate_size(),
-            "{}: intermediate_size is {}, expected mamba2_num_heads * mamba2_head_dim = {}", fields.where(),
-            fields.size("intermediate_size", 0), config.intermediate_size());
   config.mlp_intermediate_size = fields.size("mlp_intermediate_size", 0, 0);
   config.mlp_padding_size = fields.size("mlp_padding_size", 128);
   config.use_mlp_bias = fields.flag("use_mlp_bias", false);
   read_attention(config, fields);
-  fields.ignore({"rms_norm", "norm_before_gate"});
-  fields.only("quantization_config", nullptr);
   read_tokens_and_dtype(config, fields, {.bos = 0, .eos = 0, .pad = 0});
-  read_gated_norm(config, fields);
-  read_labels(config, fields);
   return config;
 }
 

@@ -1,11 +1,11 @@
 #include "mamba2/model/save.h"
 
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/file.h"
 #include "mamba2/checkpoint/save_safetensors.h"
+#include "mamba2/model/config_fields.h"
 #include "mamba2/model/load.h"
 #include "mamba2/model/weights.h"
 
@@ -17,11 +17,7 @@ bool is_classifier(const Mamba2Config& c) {
 }
 
 Json time_step_limit_json(const TimeStepLimit& limit) {
-  // What transformers writes for infinity since JSON has no word for it, and reads back.
-  auto number = [](double value) {
-    return std::isinf(value) ? Json{{"__float__", value > 0 ? "Infinity" : "-Infinity"}} : Json(value);
-  };
-  return Json::array({number(limit.min), number(limit.max)});
+  return Json::array({limit.min, limit.max});
 }
 
 std::string torch_name(DType dtype) {
@@ -173,7 +169,10 @@ Json state_spaces_json(const Mamba2Config& c) {
                {"residual_in_fp32", c.residual_in_fp32},
                {"fused_add_norm", true},
                {"tie_embeddings", c.tie_word_embeddings}};
-  add_tokens(json, c);
+  // mamba_ssm refuses fields that it does not know: no more of them than there were
+  for (const auto& [field, token] :
+       {std::pair{"bos_token_id", c.bos_token_id}, {"eos_token_id", c.eos_token_id}, {"pad_token_id", c.pad_token_id}})
+    if (token) json[field] = *token;
   return json;
 }
 
@@ -238,7 +237,7 @@ void save_checkpoint(const Mamba2Config& config, const TensorSource& source, con
   std::uint64_t total = 0, done = 0;
   for (const TensorSpec& spec : specs) total += spec.bytes();
   AtomicFile file(join_path(folder, "config.json"));
-  file.write(json.dump(2) + "\n");
+  file.write(json_text(json, 2) + "\n");
   file.sync();
   save_safetensors(folder, specs, [&](const TensorSpec& spec) {
     if (on_progress) on_progress(done, total);

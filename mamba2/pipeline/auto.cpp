@@ -1,6 +1,7 @@
 #include "mamba2/pipeline/auto.h"
 
 #include "mamba2/base/file.h"
+#include "mamba2/generate/text_decoder.h"
 #include "mamba2/model/locate.h"
 
 namespace mamba2 {
@@ -16,11 +17,18 @@ GenerationConfig generation_config_of(const Mamba2ForCausalLM& model) {
   return config;
 }
 
+std::string text_of(const Tokenizer& tokenizer, std::span<const std::int32_t> ids) {
+  const auto decoder = text_decoders(tokenizer, SpecialTokens::omit)();
+  std::string text;
+  for (const std::int32_t id : ids) text += decoder->put(id);
+  return text + decoder->finish();
+}
+
 std::string continuation(const Tokenizer& tokenizer, std::span<const std::int32_t> ids, std::size_t prompt_length) {
-  const std::string whole = tokenizer.decode(ids, SpecialTokens::omit);
-  const std::string prompt = tokenizer.decode(ids.first(prompt_length), SpecialTokens::omit);
+  const std::string whole = text_of(tokenizer, ids);
+  const std::string prompt = text_of(tokenizer, ids.first(prompt_length));
   if (whole.starts_with(prompt)) return whole.substr(prompt.size());
-  return tokenizer.decode(ids.subspan(prompt_length), SpecialTokens::omit);
+  return text_of(tokenizer, ids.subspan(prompt_length));
 }
 
 }  // namespace mamba2

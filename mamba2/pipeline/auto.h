@@ -30,6 +30,10 @@ struct AutoModelForSequenceClassification {
 /// What a model's generation_config.json and config.json say about generating; fields that neither names are not set.
 GenerationConfig generation_config_of(const Mamba2ForCausalLM& model);
 
+/// The text of ids without special tokens.  Ids past the tokenizer's vocabulary, which a model's padded one may hold,
+/// have none.
+std::string text_of(const Tokenizer& tokenizer, std::span<const std::int32_t> ids);
+
 /// What the new tokens of ids add to the text of the first prompt_length of them, special tokens left out.  Not the
 /// same as decoding the new tokens alone: a tokenizer may drop the space at the start of a text.
 std::string continuation(const Tokenizer& tokenizer, std::span<const std::int32_t> ids, std::size_t prompt_length);

@@ -32,8 +32,9 @@ MergeTable build_merges(const TokenizerFile& file, const TokenTable& tokens, con
       merges.fail_with(fmt::format("entry {}: '{}' lacks the continuing_subword_prefix", i, printable(right, 80)));
     merged.assign(left);
     merged += right.substr(prefix.size());
-    table.set(merge_part(tokens, merges, i, left), merge_part(tokens, merges, i, right), static_cast<std::uint32_t>(i),
-              merge_part(tokens, merges, i, merged));
+    const std::int32_t left_id = merge_part(tokens, merges, i, left);
+    const std::int32_t right_id = merge_part(tokens, merges, i, right);
+    table.set(left_id, right_id, static_cast<std::uint32_t>(i), merge_part(tokens, merges, i, merged));
   }
   return table;
 }

@@ -152,7 +152,9 @@ TEST_P(CacheOf, SequencesGiveTheSameInAnyCompositionAndOrderOfTheBatch) {
   for (const std::size_t i : {0U, 1U, 2U}) {
     const std::vector<HostTensor> alone = run({i});
     for (const HostTensor* other : {&reversed[i], &alone[i]}) {
-      if (exact) EXPECT_TRUE(same_bits(together[i], *other)) << i;
+      if (exact) {
+        EXPECT_TRUE(same_bits(together[i], *other)) << i;
+      }
       EXPECT_LE(test::relative_error(together[i], *other), 2e-5) << i;
     }
   }
@@ -193,7 +195,9 @@ TEST_P(CacheOf, APromptLongerThanAPieceOfWorkGivesWhatItsTokensGiveOneByOne) {
   HostTensor last;
   for (const std::int32_t id : ids) last = feed(steps, 0, {id});
   const Tensor got = output.logits.view().slice(0, 1, 1);
-  if (std::get<1>(GetParam()) == "reference") EXPECT_TRUE(same_bits(got, last));
+  if (std::get<1>(GetParam()) == "reference") {
+    EXPECT_TRUE(same_bits(got, last));
+  }
   EXPECT_LE(test::relative_error(got, last), 2e-5);
 }
 

@@ -121,7 +121,8 @@ TEST_F(Load, TakesALinearClassificationHeadUnderEitherName) {
     tied_.rename_all("score.", std::string(name) + ".");
     tied_.write(path(name));
     Mamba2ForSequenceClassification model(test::open_model(path(name), "reference"));
-    EXPECT_EQ(model.forward(std::vector{ids}).logits, (std::vector<std::vector<double>>{{0, 0, 0}}));
+    const std::vector<std::vector<std::int32_t>> one{ids};
+    EXPECT_EQ(model.forward(one).logits, (std::vector<std::vector<double>>{{0, 0, 0}}));
   }
 }
 
@@ -139,7 +140,7 @@ TEST_F(Load, OfAConfigFarLargerThanItsFileFailsByTheFirstTensorThatDoesNotFit) {
   tied_.set(R"({"vocab_size": 99, "expand": 2000000000, "num_heads": 8000000000})");
   EXPECT_THAT(error(tied_), HasSubstr("num_heads is 8000000000"));
   tied_.set(R"({"expand": 500000000, "num_heads": 2000000000})");
-  EXPECT_THAT(error(tied_), HasSubstr("config.json: "));
+  EXPECT_THAT(error(tied_), HasSubstr("mixer.in_proj.weight' is (168, 32), expected (34000000032, 32)"));
 }
 
 TEST_F(Load, RefusesOptionsThatAreNone) {

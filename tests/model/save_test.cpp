@@ -63,7 +63,9 @@ TEST_P(SaveOf, EveryTensorIsRoundedToTheDtypeThatWasAskedFor) {
     }
     EXPECT_EQ(converted->tensors().size(), kept->tensors().size());
   }
-  EXPECT_THAT(test::read_text(path("bf16/config.json")), HasSubstr(R"("torch_dtype": "bfloat16")"));
+  if (expected_dialect(GetParam()) != Dialect::state_spaces) {  // which has no word for it
+    EXPECT_THAT(test::read_text(path("bf16/config.json")), HasSubstr(R"("torch_dtype": "bfloat16")"));
+  }
 }
 
 class SaveOfClassifier : public SaveOf {};
@@ -75,7 +77,7 @@ TEST_P(SaveOfClassifier, LoadsAgainToTheSameLogits) {
   Mamba2ForSequenceClassification model(test::open_model(original(), "reference"));
   model.save_pretrained(path("saved"));
   Mamba2ForSequenceClassification saved(test::open_model(path("saved"), "reference"));
-  const std::vector sequences{test::Golden(GetParam()).integers("classify.input_ids")};
+  const std::vector<std::vector<std::int32_t>> sequences{test::Golden(GetParam()).integers("classify.input_ids")};
   EXPECT_EQ(saved.forward(sequences).logits, model.forward(sequences).logits);
   EXPECT_EQ(saved.config().id2label, model.config().id2label);
   EXPECT_EQ(saved.config().num_labels, model.config().num_labels);
@@ -91,7 +93,8 @@ TEST_F(Save, KeepsTheConfigsFields) {
   checkpoint.write(path("in"));
   const Mamba2ForCausalLM model = test::open_lm(path("in"), "reference", {.gated_norm = "ungrouped"});
   model.save_pretrained(path("out"));
-  const Mamba2Config before = model.config(), after = locate_model(path("out")).read_config();
+  const Mamba2Config& before = model.config();
+  const Mamba2Config after = locate_model(path("out")).read_config();
   EXPECT_THAT(after.other_fields, HasSubstr(R"("my_note":[1,"two"])"));
   EXPECT_THAT(after.other_fields, HasSubstr(R"("initializer_range":0.25)"));
   EXPECT_EQ(after.time_step_limit, before.time_step_limit);

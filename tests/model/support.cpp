@@ -10,6 +10,7 @@
 #include "mamba2/base/file.h"
 #include "mamba2/base/json.h"
 #include "mamba2/checkpoint/save_safetensors.h"
+#include "mamba2/model/config_fields.h"
 #include "mamba2/model/locate.h"
 #include "mamba2/reference/reference_backend.h"
 
@@ -31,7 +32,7 @@ void replace_fields(Json& config, const std::string& replaced) {
 }  // namespace
 
 EditedCheckpoint::EditedCheckpoint(const std::string& name)
-    : config_(read_json_file(golden_folder(name) + "/config.json").dump()) {
+    : config_(json_text(read_json_file(golden_folder(name) + "/config.json"))) {
   const std::unique_ptr<TensorSource> source = open_tensors(golden_folder(name));
   for (const TensorInfo& info : source->tensors()) {
     HostTensor tensor(info.dtype, info.shape);
@@ -43,7 +44,7 @@ EditedCheckpoint::EditedCheckpoint(const std::string& name)
 void EditedCheckpoint::set(const std::string& replaced) {
   Json config = parse_json(config_, "config");
   replace_fields(config, replaced);
-  config_ = config.dump();
+  config_ = json_text(config);
 }
 
 void EditedCheckpoint::zero(const std::string& tensor, DType dtype, const Shape& shape) {
@@ -58,6 +59,7 @@ void EditedCheckpoint::copy(const std::string& tensor, const std::string& as) {
 }
 
 void EditedCheckpoint::rename(const std::string& tensor, const std::string& to) {
+  if (tensor == to) return;
   copy(tensor, to);
   erase(tensor);
 }

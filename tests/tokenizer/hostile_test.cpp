@@ -69,7 +69,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/model/vocab", R"({"a": 1, "b": 1})", "id 1 is that of 'a' and of 'b'"},
         BadField{"/model/vocab", R"([["a", 0.0]])", "model.vocab"}, BadField{"/model/merges", "[\"a\"]", "entry 0"},
         BadField{"/model/merges", "[\"a b c\"]", "entry 0"}, BadField{"/model/merges", "[[\"a\"]]", "entry 0"},
-        BadField{"/model/merges", "[[\"a\", \"b\", \"ab\"]]", "entry 0"}, BadField{"/model/merges", "[7]", "entry 0"},
+        BadField{"/model/merges", "[[\"a\", \"b\", \"ab\"]]", "length than 2"},
+        BadField{"/model/merges", "[7]", "entry 0"},
         BadField{"/model/merges", "[\"a x\"]", "'x', which is not in model.vocab"},
         BadField{"/model/merges", "[\"b a\"]", "'ba', which is not in model.vocab"},
         BadField{"/model/merges", "null", "model.merges"}, BadField{"/model/dropout", "0.1", "model.dropout"},
@@ -134,7 +135,7 @@ TEST(TokenizerJson, WithMergesThatLeadBackToThemselvesEncodesInTheEnd) {
 TEST(TokenizerJson, WhosePatternBacktracksWithoutEndIsAnErrorWhenItRuns) {
   json file = small_file();
   file["pre_tokenizer"] = {
-      {"type", "Split"}, {"pattern", {{"Regex", "(a+)+$x"}}}, {"behavior", "Isolated"}, {"invert", false}};
+      {"type", "Split"}, {"pattern", {{"Regex", "^(a|aa)+$"}}}, {"behavior", "Isolated"}, {"invert", false}};
   const auto tokenizer = Tokenizer::from_bytes(file.dump(), "some.json");
   EXPECT_THROW((void)tokenizer->encode(std::string(5000, 'a') + "b", SpecialTokens::omit), Error);
 }
@@ -149,10 +150,10 @@ TEST(TokenizerJson, WhoseNormalizerBlowsTextsUpIsAnErrorWhenItRuns) {
 
 TEST(SentencePieceModel, CutAnywhereIsAnErrorOrAWholeModel) {
   const std::string whole = read_file(testing::data_path("tokenizers/mistral-v3.tokenizer.model"));
-  for (std::size_t size = 0; size < 400; ++size)
-    EXPECT_THAT(error_of(whole.substr(0, size)), StartsWith("some.json: ")) << size;
+  const auto is_fine = [](const std::string& error) { return error.empty() || error.starts_with("some.json: "); };
+  for (std::size_t size = 0; size < 400; ++size) EXPECT_TRUE(is_fine(error_of(whole.substr(0, size)))) << size;
   std::mt19937 random(3);
-  for (int i = 0; i < 100; ++i) (void)error_of(whole.substr(0, random() % whole.size()));
+  for (int i = 0; i < 20; ++i) EXPECT_TRUE(is_fine(error_of(whole.substr(0, random() % whole.size()))));
 }
 
 TEST(SentencePieceModel, WithAnyBitOfItsStartOrEndFlippedIsReadOrRefused) {
@@ -165,7 +166,7 @@ TEST(SentencePieceModel, WithAnyBitOfItsStartOrEndFlippedIsReadOrRefused) {
     (void)error_of(flipped);
   }
   std::mt19937 random(4);
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 30; ++i) {
     std::string flipped = whole;
     const std::size_t at = whole.size() - 1 - random() % 2000;
     flipped[at] = static_cast<char>(flipped[at] ^ (1 << random() % 8));

@@ -15,6 +15,8 @@ constexpr int tile_rows = 6;
 constexpr int tile_rows = 3;
 #endif
 constexpr int tile_columns = 4;
+// For a single row of x: enough sums at a time to hide the latency of a multiply-add.
+constexpr int wide_tile_columns = 8;
 
 /// sums[m][n] += sum over k of x[m][k] w[n][k] for a tile of M by N.
 template <class Weight, int M, int N>
@@ -44,9 +46,12 @@ MAMBA2_INLINE void dot_tile(const float* x, std::int64_t x_stride, const Weight*
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
     float* const to = sums + m * sums_stride;
-    if constexpr (N == 4) {
-      const Floats4 total = sums_of_lanes(sum[m][0], sum[m][1], sum[m][2], sum[m][3]);
-      *reinterpret_cast<Floats4InMemory*>(to) = *reinterpret_cast<const Floats4InMemory*>(to) + total;
+    if constexpr (N % 4 == 0) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; n += 4) {
+        const Floats4 total = sums_of_lanes(sum[m][n], sum[m][n + 1], sum[m][n + 2], sum[m][n + 3]);
+        *reinterpret_cast<Floats4InMemory*>(to + n) = *reinterpret_cast<const Floats4InMemory*>(to + n) + total;
+      }
     } else {
       for (int n = 0; n < N; ++n) to[n] += sum_of_lanes(sum[m][n]);
     }

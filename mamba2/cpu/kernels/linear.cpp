@@ -3,7 +3,7 @@
 // An element of the result is the dot product of a row of x and a row of w, both contiguous, so neither is packed.  The
 // columns are cut into equal blocks of at most 1024 (a function of k alone), each block's products are summed in a
 // register and the blocks' sums added in order: the same bits for any number of rows.
-//   few rows of x:  for four rows of w at a time, all of k: w streams from memory once, widened in registers.
+//   few rows of x:  for a tile of rows of w at a time, all of k: w streams from memory once, widened in registers.
 //   many:           block of k outermost; four rows of w are widened into L1 and every row of x passes by them from L2.
 #include "mamba2/cpu/kernels/dot_tile.h"
 #include "mamba2/cpu/kernels/parts.h"
@@ -29,23 +29,46 @@ void widen(const void* from, float* to, std::int64_t count) {
   if (i < count) store_some(to + i, load_wide_some(w + i, count - i), count - i);
 }
 
-/// Columns [n, n + tile_columns) or, at the end, column n.
+/// One row of x against wide_tile_columns rows of w.
 template <class Weight>
-void few_rows(const LinearTask& t, std::int64_t n, float* sums, std::int64_t sums_stride) {
+__attribute__((noinline)) void dot_wide(const float* x, const Weight* w, std::int64_t w_stride, std::int64_t k,
+                                        float* sums) {
+  dot_tile<Weight, 1, wide_tile_columns>(x, 0, w, w_stride, k, sums, 0);
+}
+
+/// Asks for the first lines of the rows that come next: a row is too short for the processor to find its stream by
+/// itself before half of it is gone.  Past the end of memory this does nothing.
+template <class Weight>
+MAMBA2_INLINE void prefetch_rows(const Weight* w, std::int64_t w_stride) {
+  constexpr std::int64_t line = 64 / sizeof(Weight);
+  for (int n = 0; n < wide_tile_columns; ++n)
+    for (int i = 0; i < 4; ++i) __builtin_prefetch(w + n * w_stride + i * line);
+}
+
+/// Columns from n on: a tile's, or one at the end.  Returns how many.
+template <class Weight>
+std::int64_t few_rows(const LinearTask& t, std::int64_t n, float* sums, std::int64_t sums_stride) {
   const auto* w = static_cast<const Weight*>(t.w) + n * t.w_stride;
   const std::int64_t block = block_length(t.k);
+  const bool wide = t.m == 1 && n + wide_tile_columns <= t.n;
+  const std::int64_t columns = wide ? wide_tile_columns : n + tile_columns <= t.n ? tile_columns : 1;
+  if (wide) prefetch_rows(w + columns * t.w_stride, t.w_stride);
   for (std::int64_t k = 0; k < t.k; k += block) {
     const std::int64_t length = smaller(block, t.k - k);
-    if (n + tile_columns <= t.n)
+    if (wide)
+      dot_wide<Weight>(t.x + k, w + k, t.w_stride, length, sums + n);
+    else if (columns == tile_columns)
       dot_rows<Weight>(t.x + k, t.x_stride, t.m, w + k, t.w_stride, length, sums + n, sums_stride);
     else
       dot_row<Weight>(t.x + k, t.x_stride, t.m, w + k, length, sums + n, sums_stride);
   }
+  return columns;
 }
 
+/// The same for one block of k.
 template <class Weight>
-void many_rows(const LinearTask& t, std::int64_t n, std::int64_t k, std::int64_t length, float* sums,
-               std::int64_t sums_stride, float* widened) {
+std::int64_t many_rows(const LinearTask& t, std::int64_t n, std::int64_t k, std::int64_t length, float* sums,
+                       std::int64_t sums_stride, float* widened) {
   const auto* w = static_cast<const Weight*>(t.w) + n * t.w_stride + k;
   const std::int64_t columns = n + tile_columns <= t.n ? tile_columns : 1;
   for (std::int64_t i = 0; i < columns; ++i) widen<Weight>(w + i * t.w_stride, widened + i * length, length);
@@ -53,6 +76,7 @@ void many_rows(const LinearTask& t, std::int64_t n, std::int64_t k, std::int64_t
     dot_rows<float>(t.x + k, t.x_stride, t.m, widened, length, length, sums + n, sums_stride);
   else
     dot_row<float>(t.x + k, t.x_stride, t.m, widened, length, sums + n, sums_stride);
+  return columns;
 }
 
 void finish(const LinearTask& t, const float* sums, std::int64_t sums_stride) {
@@ -85,15 +109,13 @@ void linear(const LinearTask& t) {
   float* const sums = t.scratch;
   float* const widened = sums + t.m * sums_stride;
   for (std::int64_t i = 0; i < t.m * sums_stride; ++i) sums[i] = 0.0F;
-  const std::int64_t whole = t.n / tile_columns * tile_columns;
   if (t.m < widen_from_rows) {
-    for (std::int64_t n = 0; n < t.n; n += n < whole ? tile_columns : 1) few_rows<Weight>(t, n, sums, sums_stride);
+    for (std::int64_t n = 0; n < t.n;) n += few_rows<Weight>(t, n, sums, sums_stride);
   } else {
     const std::int64_t block = block_length(t.k);
     for (std::int64_t k = 0; k < t.k; k += block) {
       const std::int64_t length = smaller(block, t.k - k);
-      for (std::int64_t n = 0; n < t.n; n += n < whole ? tile_columns : 1)
-        many_rows<Weight>(t, n, k, length, sums, sums_stride, widened);
+      for (std::int64_t n = 0; n < t.n;) n += many_rows<Weight>(t, n, k, length, sums, sums_stride, widened);
     }
   }
   finish(t, sums, sums_stride);

@@ -212,8 +212,10 @@ void ssd_chunks(const ScanTask& t) {
     for (std::int64_t q = 0; q < s.panels; ++q)
       for_row_tiles(count, [&]<int M>(std::int64_t i) { output_tile<M>(t, s, first, i, q); });
     decay_input(s, count);
-    for (std::int64_t q = 0; q < s.panels; ++q)
-      for_row_tiles(t.state_size, [&]<int M>(std::int64_t n) { state_tile<M>(t, s, first, count, n, q); });
+    // B's rows lie far apart, so what a tile takes of them is used for all panels before the next.
+    for_row_tiles(t.state_size, [&]<int M>(std::int64_t n) {
+      for (std::int64_t q = 0; q < s.panels; ++q) state_tile<M>(t, s, first, count, n, q);
+    });
   }
   turn_state_out(t, s);
 }

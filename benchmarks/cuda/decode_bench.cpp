@@ -1,0 +1,96 @@
+// What one decode step does to memory, piece by piece.
+#include <fmt/core.h>
+
+#include "benchmarks/cuda/bench.h"
+#include "mamba2/cuda/gemv.h"
+#include "mamba2/cuda/mixer_step.h"
+#include "tests/cuda/support.h"
+
+namespace mamba2::cuda {
+namespace {
+
+struct Model {
+  const char* name;
+  int hidden_size, num_heads, n_groups;
+};
+constexpr Model models[] = {{"130m", 768, 24, 1}, {"2.7b", 2560, 80, 1}, {"codestral-7b", 4096, 128, 8}};
+constexpr int head_dim = 64, state_size = 128;
+
+void bench_product(const std::string& what, int rows, int inputs, int outputs) {
+  Random random(1);
+  const DeviceArray x =
+      random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs), DType::bf16, random);
+  const DeviceArray weight =
+      random_elements(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs), DType::bf16, random);
+  const DeviceArray out(static_cast<std::size_t>(rows * outputs) * 2);
+  Gemv product;
+  product.rows = rows;
+  product.inputs = inputs;
+  product.outputs = outputs;
+  product.x = {x.data(), inputs};
+  product.weight = {weight.data(), inputs};
+  product.out = {out.data(), outputs};
+  const double milliseconds = median_milliseconds([&](cudaStream_t stream) { gemv(product, stream); });
+  report(fmt::format("gemv {} {} x {} x {}", what, rows, inputs, outputs), milliseconds,
+         2.0 * (static_cast<double>(outputs) * inputs + static_cast<double>(rows) * (inputs + outputs)));
+}
+
+void bench_step(const Model& model, int sequences, DType state_dtype, bool by_chance) {
+  Random random(1);
+  const int inner = model.num_heads * head_dim, conv_dim = inner + 2 * model.n_groups * state_size;
+  const int stride = (inner + conv_dim + model.num_heads + 7) / 8 * 8;
+  const auto count = static_cast<std::size_t>(sequences);
+  const DeviceArray row = random_elements(count * static_cast<std::size_t>(stride), DType::bf16, random);
+  const DeviceArray weight(normal_values(static_cast<std::size_t>(conv_dim) * 4, random), DType::f32);
+  const DeviceArray bias(normal_values(static_cast<std::size_t>(conv_dim), random), DType::f32);
+  const DeviceArray heads(normal_values(static_cast<std::size_t>(model.num_heads), random, 0.1), DType::f32);
+  const DeviceArray A(std::vector<double>(static_cast<std::size_t>(model.num_heads), -1.0), DType::f32);
+  const std::size_t states = count * static_cast<std::size_t>(inner) * state_size;
+  const DeviceArray ssm_state = random_elements(states, state_dtype, random);
+  const DeviceArray conv_state = random_elements(count * static_cast<std::size_t>(conv_dim) * 3, DType::bf16, random);
+  const DeviceArray out(count * static_cast<std::size_t>(inner) * 2), arrivals(std::vector<std::int32_t>(count, 0));
+  const DeviceArray seed(std::vector<std::int32_t>{1, 2, 3, 4});
+  MixerStep step;
+  step.shape = {model.num_heads, head_dim, model.n_groups, state_size};
+  step.zxBCdt = {row.data(), stride};
+  step.conv_weight = weight.floats();
+  step.conv_bias = bias.floats();
+  step.dt_bias = heads.floats();
+  step.dt_max = 1e30F;
+  step.A = A.floats();
+  step.D = heads.floats();
+  step.sequences = sequences;
+  step.conv_state = conv_state.data();
+  step.ssm_state = ssm_state.data();
+  step.state_dtype = state_dtype;
+  if (by_chance) {
+    const auto* words = static_cast<const std::uint64_t*>(seed.data());
+    step.rounding = {words, words + 1};
+  }
+  step.out = {out.data(), inner};
+  step.arrivals = static_cast<unsigned*>(arrivals.data());
+  const double milliseconds = median_milliseconds([&](cudaStream_t stream) { mixer_step(step, stream); });
+  const double bytes = 2.0 * static_cast<double>(states * element_size(state_dtype)) +
+                       static_cast<double>(count) * (2.0 * (stride + inner) + 12.0 * conv_dim) + 20.0 * conv_dim;
+  report(fmt::format("mixer_step {} batch {} state {}{}", model.name, sequences, name(state_dtype),
+                     by_chance ? " by chance" : ""),
+         milliseconds, bytes);
+}
+
+}  // namespace
+
+void bench_decode() {
+  for (const int rows : {1, 4, 8, 16}) {
+    bench_product("2.7b in_proj", rows, 2560, 10576);
+    bench_product("2.7b out_proj", rows, 5120, 2560);
+  }
+  bench_product("2.7b lm_head", 1, 2560, 50288);
+  bench_product("130m in_proj", 1, 768, 3352);
+  bench_product("codestral in_proj", 1, 4096, 18560);
+  for (const Model& model : models)
+    for (const int sequences : {1, 8, 64, 256}) bench_step(model, sequences, DType::f32, false);
+  for (const int sequences : {1, 64, 256}) bench_step(models[1], sequences, DType::bf16, false);
+  bench_step(models[1], 256, DType::bf16, true);
+}
+
+}  // namespace mamba2::cuda

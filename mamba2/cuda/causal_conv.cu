@@ -1,0 +1,190 @@
+// Depthwise causal convolution: bound by memory, one read and one write of a row each.
+//
+// Parallel: runs of tokens x channels.  A thread owns Channels neighbouring channels (16 bytes where rows are aligned)
+// and walks run_tokens tokens, so that neighbouring threads read neighbouring channels of a row. In registers: the
+// weights, and the last 3 inputs as a window that shifts by one a token; so each input is read once, but for 3 rows
+// before a run, which its neighbour also reads (mostly from L2).  Rows are loaded ahead rows_ahead at a time, or a
+// thread would wait for each. Ragged: a run looks up the sequence of its first token and refills the window from the
+// state where the next begins. Other kernel widths, and rows that are not aligned, keep no window and read each tap
+// again; that is the general form. The states are replaced by a second, small launch: another block may still read the
+// old ones as left context.
+#include "mamba2/cuda/activation.cuh"
+#include "mamba2/cuda/causal_conv.h"
+#include "mamba2/cuda/check.h"
+
+namespace mamba2::cuda {
+namespace {
+
+constexpr int block_threads = 128;
+constexpr int max_window = 4;  // conv_kernel of every published Mamba-2 model
+constexpr int rows_ahead = 8;
+constexpr int long_run = 64, short_run = 16;  // tokens: few rows read twice, or enough blocks for a short prompt
+constexpr std::int64_t long_run_tokens = 4096;
+
+/// The sequence that holds a token: the last one that starts at or before it and is not empty.
+__device__ int sequence_of(const Batch& batch, std::int64_t token) {
+  int low = 0, high = batch.sequences - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (batch.sequence_start[middle] <= token) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+__device__ __forceinline__ std::int64_t slot_of(const Batch& batch, int sequence) {
+  return batch.slots != nullptr ? batch.slots[sequence] : sequence;
+}
+
+template <class T, class S, int Kernel, bool Silu>
+__global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv conv, int run_tokens) {
+  constexpr int Channels = vector_elements<T>;
+  const int c = (static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x)) * Channels;
+  if (c >= conv.channels) return;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * run_tokens;
+  const std::int64_t last = min(first + run_tokens, conv.batch.tokens);
+  const T* x = static_cast<const T*>(conv.x.data) + c;
+  T* out = static_cast<T*>(conv.out.data) + c;
+  float weight[Kernel][Channels], bias[Channels];
+#pragma unroll
+  for (int i = 0; i < Channels; ++i) {
+    bias[i] = conv.bias != nullptr ? conv.bias[c + i] : 0.0F;
+#pragma unroll
+    for (int k = 0; k < Kernel; ++k) weight[k][i] = conv.weight[(c + i) * Kernel + k];
+  }
+  float window[Kernel][Channels];  // [k]: the input that weight k meets at the next token; [Kernel - 1] is that token
+  int sequence = sequence_of(conv.batch, first);
+  auto refill = [&](std::int64_t token) {
+    const std::int64_t start = conv.batch.sequence_start[sequence];
+    const S* state =
+        static_cast<const S*>(conv.conv_state) + (slot_of(conv.batch, sequence) * conv.channels + c) * (Kernel - 1);
+#pragma unroll
+    for (int k = 0; k < Kernel - 1; ++k) {
+      const std::int64_t at = token - (Kernel - 1) + k;
+      if (at >= start) {
+        unpack_vector<T>(window[k], load_vector(x + at * conv.x.stride));
+      } else {
+#pragma unroll
+        for (int i = 0; i < Channels; ++i) window[k][i] = as_float(state[i * (Kernel - 1) + (at - start + Kernel - 1)]);
+      }
+    }
+  };
+  refill(first);
+  for (std::int64_t t = first; t < last;) {
+    const std::int64_t stop = min(last, static_cast<std::int64_t>(conv.batch.sequence_start[sequence + 1]));
+    for (; t < stop; t += rows_ahead) {
+      uint4 rows[rows_ahead];
+#pragma unroll
+      for (int r = 0; r < rows_ahead; ++r) rows[r] = t + r < stop ? load_vector(x + (t + r) * conv.x.stride) : uint4{};
+#pragma unroll
+      for (int r = 0; r < rows_ahead; ++r) {
+        unpack_vector<T>(window[Kernel - 1], rows[r]);
+        float sum[Channels];
+#pragma unroll
+        for (int i = 0; i < Channels; ++i) {
+          sum[i] = bias[i];
+#pragma unroll
+          for (int k = 0; k < Kernel; ++k) sum[i] += weight[k][i] * window[k][i];
+          sum[i] = Silu ? silu(sum[i]) : activated(sum[i], conv.activation);
+#pragma unroll
+          for (int k = 0; k + 1 < Kernel; ++k) window[k][i] = window[k + 1][i];
+        }
+        if (t + r < stop) store_vector(out + (t + r) * conv.out.stride, pack_vector<T>(sum));
+      }
+    }
+    t = stop;
+    if (t == last) break;
+    while (conv.batch.sequence_start[sequence + 1] <= t) ++sequence;
+    refill(t);
+  }
+}
+
+template <class T, class S>
+__global__ void __launch_bounds__(block_threads) general_conv_kernel(const CausalConv conv, int run_tokens) {
+  const int c = static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x);
+  if (c >= conv.channels) return;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * run_tokens;
+  const std::int64_t last = min(first + run_tokens, conv.batch.tokens);
+  const T* x = static_cast<const T*>(conv.x.data) + c;
+  const int context = conv.conv_kernel - 1;
+  int sequence = sequence_of(conv.batch, first);
+  for (std::int64_t t = first; t < last; ++t) {
+    while (conv.batch.sequence_start[sequence + 1] <= t) ++sequence;
+    const std::int64_t start = conv.batch.sequence_start[sequence];
+    const S* state =
+        static_cast<const S*>(conv.conv_state) + (slot_of(conv.batch, sequence) * conv.channels + c) * context;
+    float sum = conv.bias != nullptr ? conv.bias[c] : 0.0F;
+    for (int k = 0; k <= context; ++k) {
+      const std::int64_t at = t - context + k;
+      const float input = at >= start ? as_float(x[at * conv.x.stride]) : as_float(state[at - start + context]);
+      sum += conv.weight[static_cast<std::int64_t>(c) * conv.conv_kernel + k] * input;
+    }
+    static_cast<T*>(conv.out.data)[t * conv.out.stride + c] = rounded<T>(activated(sum, conv.activation));
+  }
+}
+
+template <class T, class S>
+__global__ void __launch_bounds__(block_threads) replace_states_kernel(const CausalConv conv) {
+  const int c = static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x);
+  if (c >= conv.channels) return;
+  const int sequence = static_cast<int>(blockIdx.y);
+  const int context = conv.conv_kernel - 1;
+  const std::int64_t start = conv.batch.sequence_start[sequence], end = conv.batch.sequence_start[sequence + 1];
+  const std::int64_t tokens = end - start;
+  if (tokens == 0) return;
+  S* state = static_cast<S*>(conv.conv_state) + (slot_of(conv.batch, sequence) * conv.channels + c) * context;
+  const T* x = static_cast<const T*>(conv.x.data) + c;
+  // ascending: place k takes what a later place holds, which is still the old value
+  for (int k = 0; k < context; ++k) {
+    const std::int64_t at = end - context + k;
+    state[k] = at >= start ? rounded<S>(as_float(x[at * conv.x.stride])) : state[k + tokens];
+  }
+}
+
+bool aligned(const void* data, std::int64_t stride, DType dtype) {
+  return reinterpret_cast<std::uintptr_t>(data) % vector_bytes == 0 &&
+         stride * static_cast<std::int64_t>(element_size(dtype)) % vector_bytes == 0;
+}
+
+template <class T, class S>
+void launch(const CausalConv& conv, cudaStream_t stream) {
+  auto grid = [&](int channels_each, std::int64_t rows) {
+    const int threads = (conv.channels + channels_each - 1) / channels_each;
+    return dim3(static_cast<unsigned>((threads + block_threads - 1) / block_threads), static_cast<unsigned>(rows));
+  };
+  const int run_tokens = conv.batch.tokens >= long_run_tokens ? long_run : short_run;
+  const std::int64_t runs = (conv.batch.tokens + run_tokens - 1) / run_tokens;
+  constexpr int wide = vector_elements<T>;
+  if (runs > 0) {
+    const bool vectors = conv.conv_kernel == max_window && conv.channels % wide == 0 &&
+                         aligned(conv.x.data, conv.x.stride, conv.dtype) &&
+                         aligned(conv.out.data, conv.out.stride, conv.dtype);
+    if (vectors && conv.activation == Activation::silu) {
+      conv_kernel<T, S, max_window, true><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
+    } else if (vectors) {
+      conv_kernel<T, S, max_window, false><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
+    } else {
+      general_conv_kernel<T, S><<<grid(1, runs), block_threads, 0, stream>>>(conv, run_tokens);
+    }
+    check_launch("causal_conv");
+  }
+  if (conv.batch.sequences > 0 && conv.conv_kernel > 1) {
+    replace_states_kernel<T, S><<<grid(1, conv.batch.sequences), block_threads, 0, stream>>>(conv);
+    check_launch("causal_conv (states)");
+  }
+}
+
+}  // namespace
+
+void causal_conv(const CausalConv& conv, cudaStream_t stream) {
+  with_element_type(conv.dtype, "causal_conv", [&](auto element) {
+    with_element_type(conv.state_dtype, "causal_conv state", [&](auto state) {
+      launch<typename decltype(element)::type, typename decltype(state)::type>(conv, stream);
+    });
+  });
+}
+
+}  // namespace mamba2::cuda

@@ -1,0 +1,137 @@
+#include "mamba2/model/layers.h"
+
+#include <cmath>
+
+namespace mamba2 {
+namespace {
+
+/// (tokens, heads * head_dim) seen as (tokens, heads, head_dim).
+Tensor as_heads(const Tensor& x, std::int64_t heads, std::int64_t head_dim) {
+  Tensor view = x;
+  view.shape = Shape{x.size(0), heads, head_dim};
+  view.strides = {x.stride(0), head_dim, 1};
+  return view;
+}
+
+/// Figure 6 of Dao and Gu 2024: project, convolve, scan, norm, project back onto the residual stream.
+void forward_mixer(const MixerWeights& w, const Mamba2Config& c, const Activations& a, LayerState& state,
+                   const Batch& batch, Backend& backend) {
+  auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
+  const Tensor hidden = rows(a.hidden);
+  backend.run(Linear{
+      .x = rows(a.normed), .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = rows(a.projected)});
+  backend.run(Mixer{.projected = rows(a.projected),
+                    .conv_weight = w.conv1d,
+                    .conv_bias = w.conv1d_bias,
+                    .act = c.hidden_act,
+                    .dt_bias = w.dt_bias,
+                    .A_log = w.A_log,
+                    .D = w.D,
+                    .limit = c.time_step_limit,
+                    .n_groups = c.n_groups,
+                    .norm_weight = w.norm,
+                    .norm_group_size = c.norm_group_size(),
+                    .norm_eps = c.gated_norm_epsilon,
+                    .order = c.gate_order,
+                    .batch = batch,
+                    .conv_state = state.conv_state,
+                    .ssm_state = state.ssm_state,
+                    .xBC = rows(a.xBC),
+                    .dt = rows(a.dt),
+                    .y = rows(a.y),
+                    .out = rows(a.mixed)});
+  backend.run(
+      Linear{.x = rows(a.mixed), .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden});
+}
+
+void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const Activations& a, LayerState& state,
+                       const Batch& batch, Backend& backend) {
+  auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
+  const Tensor hidden = rows(a.hidden);
+  Tensor qkv = rows(a.qkv);
+  backend.run(Linear{.x = rows(a.normed), .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = qkv});
+  if (c.attention_conv_kernel > 0) {
+    backend.run(CausalConv{.x = qkv,
+                           .weight = w.conv1d,
+                           .bias = w.conv1d_bias,
+                           .act = Activation::none,
+                           .batch = batch,
+                           .conv_state = state.conv_state,
+                           .out = rows(a.qkv_conv)});
+    qkv = rows(a.qkv_conv);
+  }
+  const std::int64_t q_width = c.num_attention_heads * c.attention_head_dim;
+  const std::int64_t kv_width = c.num_key_value_heads * c.attention_head_dim;
+  const Tensor q = as_heads(qkv.slice(1, 0, q_width), c.num_attention_heads, c.attention_head_dim);
+  const Tensor k = as_heads(qkv.slice(1, q_width, kv_width), c.num_key_value_heads, c.attention_head_dim);
+  const Tensor v = as_heads(qkv.slice(1, q_width + kv_width, kv_width), c.num_key_value_heads, c.attention_head_dim);
+  if (c.rope.rotary_dim > 0) {
+    backend.run(Rope{.x = q, .batch = batch, .parameters = c.rope});
+    backend.run(Rope{.x = k, .batch = batch, .parameters = c.rope});
+  }
+  const double scale =
+      c.attention_scale > 0 ? c.attention_scale : 1.0 / std::sqrt(static_cast<double>(c.attention_head_dim));
+  backend.run(Attention{.q = q,
+                        .k = k,
+                        .v = v,
+                        .scale = scale,
+                        .batch = batch,
+                        .k_cache = state.k_cache,
+                        .v_cache = state.v_cache,
+                        .out = as_heads(rows(a.attended), c.num_attention_heads, c.attention_head_dim)});
+  backend.run(
+      Linear{.x = rows(a.attended), .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden});
+}
+
+void forward_mlp(const MlpWeights& w, const Mamba2Config& c, const Activations& a, const Batch& batch,
+                 Backend& backend) {
+  auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
+  const std::int64_t width = c.padded_mlp_size();
+  const Tensor hidden = rows(a.hidden), both = rows(a.mlp_in);
+  backend.run(Linear{.x = rows(a.normed), .weight = w.fc1.get(), .bias = w.fc1_bias, .add = {}, .out = both});
+  backend.run(GatedActivation{.value = both.slice(1, 0, width),
+                              .gate = both.slice(1, width, width),
+                              .act = c.hidden_act,
+                              .out = rows(a.mlp_out)});
+  backend.run(Linear{.x = rows(a.mlp_out), .weight = w.fc2.get(), .bias = w.fc2_bias, .add = hidden, .out = hidden});
+}
+
+}  // namespace
+
+void make_room(Activations& a, std::int64_t tokens, const Mamba2Config& c, Backend& backend) {
+  if (tokens <= a.tokens) return;
+  const DType dtype = backend.activation_dtype();
+  auto make = [&](DeviceTensor& tensor, std::int64_t width) { tensor = backend.allocate(dtype, {tokens, width}); };
+  make(a.hidden, c.hidden_size);
+  make(a.normed, c.hidden_size);
+  make(a.projected, c.in_proj_size());
+  make(a.xBC, c.conv_dim());
+  make(a.dt, c.num_heads);
+  make(a.y, c.intermediate_size());
+  make(a.mixed, c.mixer_mlp_size + c.intermediate_size());
+  if (c.has_attention()) {
+    make(a.qkv, c.attention_qkv_size());
+    if (c.attention_conv_kernel > 0) make(a.qkv_conv, c.attention_qkv_size());
+    make(a.attended, c.num_attention_heads * c.attention_head_dim);
+  }
+  if (c.has_mlp()) {
+    make(a.mlp_in, 2 * c.padded_mlp_size());
+    make(a.mlp_out, c.padded_mlp_size());
+  }
+  a.tokens = tokens;
+}
+
+void forward_layer(std::int64_t index, const LayerWeights& w, const Mamba2Config& c, const Activations& a,
+                   LayerState& state, const Batch& batch, Backend& backend) {
+  const Tensor hidden = a.hidden.view.slice(0, 0, batch.tokens), normed = a.normed.view.slice(0, 0, batch.tokens);
+  backend.run(RmsNorm{.x = hidden, .weight = w.norm, .eps = c.layer_norm_epsilon, .out = normed});
+  if (c.is_attention_layer(index))
+    forward_attention(w.attention, c, a, state, batch, backend);
+  else
+    forward_mixer(w.mixer, c, a, state, batch, backend);
+  if (!c.has_mlp()) return;
+  backend.run(RmsNorm{.x = hidden, .weight = w.norm2, .eps = c.layer_norm_epsilon, .out = normed});
+  forward_mlp(w.mlp, c, a, batch, backend);
+}
+
+}  // namespace mamba2

@@ -1,0 +1,36 @@
+#pragma once
+
+#include "mamba2/model/cache.h"
+#include "mamba2/model/config.h"
+#include "mamba2/model/weights.h"
+#include "mamba2/ops/backend.h"
+
+namespace mamba2 {
+
+/// Device buffers of one piece of a forward pass, reused from call to call; rows are tokens.
+struct Activations {
+  std::int64_t tokens = 0;  ///< rows that the buffers have
+  DeviceTensor ids;         ///< (tokens) i32
+  DeviceTensor hidden;      ///< (tokens, hidden_size): the residual stream
+  DeviceTensor normed;      ///< (tokens, hidden_size)
+  DeviceTensor projected;   ///< (tokens, in_proj_size)
+  DeviceTensor xBC;         ///< (tokens, conv_dim)
+  DeviceTensor dt;          ///< (tokens, num_heads)
+  DeviceTensor y;           ///< (tokens, intermediate_size)
+  DeviceTensor mixed;       ///< (tokens, mixer_mlp_size + intermediate_size)
+  DeviceTensor qkv;         ///< (tokens, attention_qkv_size)
+  DeviceTensor qkv_conv;    ///< (tokens, attention_qkv_size), where the attention has a convolution
+  DeviceTensor attended;    ///< (tokens, num_attention_heads * attention_head_dim)
+  DeviceTensor mlp_in;      ///< (tokens, 2 * padded_mlp_size)
+  DeviceTensor mlp_out;     ///< (tokens, padded_mlp_size)
+};
+
+/// Allocates the buffers for so many tokens, unless they have them already.
+void make_room(Activations& activations, std::int64_t tokens, const Mamba2Config& config, Backend& backend);
+
+/// One layer over a batch: norm, mixer or attention, and the MLP where the model has one; each adds to a.hidden, the
+/// first batch.tokens rows of which are read and replaced, as is the layer's state at batch.slots.
+void forward_layer(std::int64_t index, const LayerWeights& weights, const Mamba2Config& config, const Activations& a,
+                   LayerState& state, const Batch& batch, Backend& backend);
+
+}  // namespace mamba2
