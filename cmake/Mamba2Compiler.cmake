@@ -22,7 +22,8 @@ target_compile_options(mamba2_options INTERFACE -Wall -Wextra -Wpedantic -Wshado
                                                 -Wnon-virtual-dtor -Woverloaded-virtual)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # False alarms of GCC 12 where it inlines std::string's operator+ (GCC bugs 105329, 105651).
-  target_compile_options(mamba2_options INTERFACE -Wno-restrict -Wno-stringop-overflow -Wno-array-bounds)
+  target_compile_options(mamba2_options INTERFACE -Wno-restrict -Wno-stringop-overflow -Wno-array-bounds
+                                                  -Wno-stringop-overread)
 endif()
 # x86 GCC may fuse a*b+c differently from one file to the next; one rule for all keeps the reference's results fixed.
 target_compile_options(mamba2_options INTERFACE -ffp-contract=off)
