@@ -44,10 +44,10 @@ Traffic traffic_of(const Mamba2ForCausalLM& model) {
   ModelWeights& weights = const_cast<ModelWeights&>(model.model().weights());
   for (const TensorSlot& slot : tensor_table(config, weights)) {
     if (slot.matrix == nullptr || slot.name == "backbone.embeddings.weight") continue;
-    traffic.weights += slot.shape.elements() * static_cast<std::int64_t>(element_size((*slot.matrix)->dtype));
+    traffic.weights += static_cast<std::int64_t>(bytes_for((*slot.matrix)->dtype, slot.shape.elements()));
   }
   const PreparedWeight& head = *model.model().weights().head();
-  traffic.weights += head.shape.elements() * static_cast<std::int64_t>(element_size(head.dtype));
+  traffic.weights += static_cast<std::int64_t>(bytes_for(head.dtype, head.shape.elements()));
   traffic.state = 2 * static_cast<std::int64_t>(model.make_cache(1).bytes_per_slot());
   return traffic;
 }

@@ -60,7 +60,7 @@ void write_converted(AtomicFile& file, const Tensor& tensor, DType dtype) {
   if (tensor.elements() == 0) return;
   if (tensor.dtype == dtype && tensor.contiguous()) return file.write(bytes_of(tensor));
   const std::int64_t row = tensor.rank() == 0 ? 1 : tensor.elements() / tensor.size(0);
-  const auto row_bytes = static_cast<std::size_t>(row) * element_size(dtype);
+  const auto row_bytes = bytes_for(dtype, row);
   if (tensor.rank() > 1 && row_bytes > block_bytes) {
     for (std::int64_t i = 0; i < tensor.size(0); ++i) write_converted(file, tensor[i], dtype);
     return;

@@ -17,7 +17,7 @@ struct TensorSpec {
   DType dtype = DType::f32;
   Shape shape;
 
-  std::size_t bytes() const { return static_cast<std::size_t>(shape.elements()) * element_size(dtype); }
+  std::size_t bytes() const { return bytes_for(dtype, shape.elements()); }
 };
 
 /// The header's __metadata__; Hugging Face's loaders ask for this entry.

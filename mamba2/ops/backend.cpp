@@ -23,7 +23,7 @@ Buffer::~Buffer() {
 }
 
 DeviceTensor Backend::allocate(DType dtype, const Shape& shape) {
-  const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * element_size(dtype);
+  const std::size_t bytes = bytes_for(dtype, shape.elements());
   DeviceTensor made;
   made.buffer = Buffer(*this, allocate_bytes(bytes), bytes);
   made.view = Tensor(made.buffer.data(), dtype, shape, device());

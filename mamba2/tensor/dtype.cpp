@@ -3,26 +3,39 @@
 #include <array>
 #include <cmath>
 
+#include "mamba2/base/error.h"
+
 namespace mamba2 {
 namespace {
+
+enum class Kind : std::uint8_t { floating, integer, quantized };
 
 struct Description {
   DType dtype;
   std::string_view name;
-  std::size_t bytes;
-  bool floating;
+  std::int64_t elements;  // of a block
+  std::size_t bytes;      // of a block
+  Kind kind;
 };
 
-constexpr std::array<Description, 10> descriptions{{{DType::f64, "f64", 8, true},
-                                                    {DType::f32, "f32", 4, true},
-                                                    {DType::f16, "f16", 2, true},
-                                                    {DType::bf16, "bf16", 2, true},
-                                                    {DType::i64, "i64", 8, false},
-                                                    {DType::i32, "i32", 4, false},
-                                                    {DType::i16, "i16", 2, false},
-                                                    {DType::i8, "i8", 1, false},
-                                                    {DType::u8, "u8", 1, false},
-                                                    {DType::boolean, "bool", 1, false}}};
+constexpr std::array<Description, 18> descriptions{{{DType::f64, "f64", 1, 8, Kind::floating},
+                                                    {DType::f32, "f32", 1, 4, Kind::floating},
+                                                    {DType::f16, "f16", 1, 2, Kind::floating},
+                                                    {DType::bf16, "bf16", 1, 2, Kind::floating},
+                                                    {DType::i64, "i64", 1, 8, Kind::integer},
+                                                    {DType::i32, "i32", 1, 4, Kind::integer},
+                                                    {DType::i16, "i16", 1, 2, Kind::integer},
+                                                    {DType::i8, "i8", 1, 1, Kind::integer},
+                                                    {DType::u8, "u8", 1, 1, Kind::integer},
+                                                    {DType::boolean, "bool", 1, 1, Kind::integer},
+                                                    {DType::q8_0, "q8_0", 32, 34, Kind::quantized},
+                                                    {DType::q4_0, "q4_0", 32, 18, Kind::quantized},
+                                                    {DType::q4_1, "q4_1", 32, 20, Kind::quantized},
+                                                    {DType::q5_0, "q5_0", 32, 22, Kind::quantized},
+                                                    {DType::q5_1, "q5_1", 32, 24, Kind::quantized},
+                                                    {DType::q4_k, "q4_k", 256, 144, Kind::quantized},
+                                                    {DType::q5_k, "q5_k", 256, 176, Kind::quantized},
+                                                    {DType::q6_k, "q6_k", 256, 210, Kind::quantized}}};
 
 const Description& describe(DType dtype) {
   return descriptions[static_cast<std::size_t>(dtype)];
@@ -41,11 +54,32 @@ std::optional<DType> parse_dtype(std::string_view name) {
 }
 
 std::size_t element_size(DType dtype) {
+  require(!is_quantized(dtype), "{} has no size of one element, it is stored by blocks of {}", name(dtype),
+          block_elements(dtype));
   return describe(dtype).bytes;
 }
 
 bool is_floating(DType dtype) {
-  return describe(dtype).floating;
+  return describe(dtype).kind == Kind::floating;
+}
+
+bool is_quantized(DType dtype) {
+  return describe(dtype).kind == Kind::quantized;
+}
+
+std::int64_t block_elements(DType dtype) {
+  return describe(dtype).elements;
+}
+
+std::size_t bytes_per_block(DType dtype) {
+  return describe(dtype).bytes;
+}
+
+std::size_t bytes_for(DType dtype, std::int64_t elements) {
+  const Description& d = describe(dtype);
+  require(elements % d.elements == 0, "{} elements are no whole number of {}'s blocks of {}", elements, d.name,
+          d.elements);
+  return static_cast<std::size_t>(elements / d.elements) * d.bytes;
 }
 
 float to_float(f16 value) {

@@ -5,8 +5,10 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <vector>
 
 #include "mamba2/base/error.h"
+#include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
 
@@ -39,6 +41,10 @@ std::string to_string(const Shape& shape) {
 
 Tensor::Tensor(void* memory, DType type, Shape extents, Device where)
     : data(memory), dtype(type), device(where), shape(extents) {
+  if (is_quantized(type))
+    require(shape.rank() > 0 && shape[-1] % block_elements(type) == 0,
+            "a tensor of shape {} can't be {}, whose rows are whole blocks of {}", to_string(shape), name(type),
+            block_elements(type));
   std::int64_t stride = 1;
   for (int i = shape.rank() - 1; i >= 0; --i) {
     strides[static_cast<std::size_t>(i)] = stride;
@@ -62,7 +68,8 @@ Tensor Tensor::slice(int i, std::int64_t start, std::int64_t count) const {
   std::array<std::int64_t, Shape::max_rank> extents{};
   for (int d = 0; d < rank(); ++d) extents[static_cast<std::size_t>(d)] = d == i ? count : size(d);
   view.shape = Shape(std::span(extents.data(), static_cast<std::size_t>(rank())));
-  view.data = static_cast<std::byte*>(data) + start * stride(i) * static_cast<std::int64_t>(element_size(dtype));
+  if (i == rank() - 1) static_cast<void>(bytes_for(dtype, count));  // throws where blocks would be cut
+  view.data = static_cast<std::byte*>(data) + bytes_for(dtype, start * stride(i));
   return view;
 }
 
@@ -90,7 +97,7 @@ HostBuffer::HostBuffer(std::size_t bytes) : size_(bytes) {
 }
 
 HostTensor::HostTensor(DType dtype, Shape shape)
-    : buffer_(static_cast<std::size_t>(shape.elements()) * element_size(dtype)), view_(buffer_.data(), dtype, shape) {}
+    : buffer_(bytes_for(dtype, shape.elements())), view_(buffer_.data(), dtype, shape) {}
 
 double element_as_double(const Tensor& tensor, std::int64_t offset) {
   switch (tensor.dtype) {
@@ -104,6 +111,14 @@ double element_as_double(const Tensor& tensor, std::int64_t offset) {
     case DType::i8: return static_cast<double>(tensor.as<std::int8_t>()[offset]);
     case DType::u8:
     case DType::boolean: return static_cast<double>(tensor.as<std::uint8_t>()[offset]);
+    default: break;
+  }
+  if (is_quantized(tensor.dtype)) {
+    const std::int64_t in_block = offset % block_elements(tensor.dtype);
+    std::array<float, max_block_elements> block;
+    dequantize(tensor.dtype, tensor.as<std::byte>() + bytes_for(tensor.dtype, offset - in_block),
+               std::span(block).first(static_cast<std::size_t>(block_elements(tensor.dtype))));
+    return static_cast<double>(block[static_cast<std::size_t>(in_block)]);
   }
   fail("dtype {} can't be read as a number", static_cast<int>(tensor.dtype));
 }
@@ -155,6 +170,40 @@ void for_each_row(const Tensor& from, const Tensor& to, Visit&& visit) {
   }
 }
 
+std::byte* at(const Tensor& tensor, std::int64_t offset) {
+  return tensor.as<std::byte>() + bytes_for(tensor.dtype, offset);
+}
+
+/// Equal dtypes: the bytes as they are.
+void copy_rows(const Tensor& from, const Tensor& to, std::int64_t run, std::int64_t from_step, std::int64_t to_step) {
+  for_each_row(from, to, [&](std::int64_t from_offset, std::int64_t to_offset) {
+    if (from_step == 1 && to_step == 1) {
+      std::memcpy(at(to, to_offset), at(from, from_offset), bytes_for(from.dtype, run));
+      return;
+    }
+    for (std::int64_t i = 0; i < run; ++i)
+      std::memcpy(at(to, to_offset + i * to_step), at(from, from_offset + i * from_step), element_size(from.dtype));
+  });
+}
+
+/// Where blocks are on one side or both: a row at a time by way of f32.
+void convert_quantized(const Tensor& from, const Tensor& to, std::int64_t run, std::int64_t from_step,
+                       std::int64_t to_step) {
+  std::vector<float> row(static_cast<std::size_t>(run));
+  for_each_row(from, to, [&](std::int64_t from_offset, std::int64_t to_offset) {
+    if (is_quantized(from.dtype))
+      dequantize(from.dtype, at(from, from_offset), row);
+    else
+      for (std::size_t i = 0; i < row.size(); ++i)
+        row[i] = static_cast<float>(element_as_double(from, from_offset + static_cast<std::int64_t>(i) * from_step));
+    if (is_quantized(to.dtype))
+      quantize(to.dtype, row, at(to, to_offset));
+    else
+      for (std::size_t i = 0; i < row.size(); ++i)
+        store(to, to_offset + static_cast<std::int64_t>(i) * to_step, static_cast<double>(row[i]));
+  });
+}
+
 }  // namespace
 
 void convert(const Tensor& from, const Tensor& to) {
@@ -167,16 +216,9 @@ void convert(const Tensor& from, const Tensor& to) {
   const std::int64_t run = from.rank() == 0 ? 1 : from.size(-1);
   const std::int64_t from_step = from.rank() == 0 ? 1 : from.stride(-1);
   const std::int64_t to_step = to.rank() == 0 ? 1 : to.stride(-1);
+  if (from.dtype == to.dtype) return copy_rows(from, to, run, from_step, to_step);
+  if (is_quantized(from.dtype) || is_quantized(to.dtype)) return convert_quantized(from, to, run, from_step, to_step);
   for_each_row(from, to, [&](std::int64_t from_offset, std::int64_t to_offset) {
-    if (from.dtype == to.dtype) {
-      const std::size_t bytes = element_size(from.dtype);
-      for (std::int64_t i = 0; i < run; ++i)
-        std::memcpy(
-            static_cast<std::byte*>(to.data) + (to_offset + i * to_step) * static_cast<std::int64_t>(bytes),
-            static_cast<const std::byte*>(from.data) + (from_offset + i * from_step) * static_cast<std::int64_t>(bytes),
-            bytes);
-      return;
-    }
     for (std::int64_t i = 0; i < run; ++i)
       store(to, to_offset + i * to_step, element_as_double(from, from_offset + i * from_step));
   });

@@ -47,7 +47,8 @@ struct Device {
 };
 
 /// A view of memory that somebody else owns: the Buffer, MappedFile or vector behind it must outlive it.  Strides count
-/// elements.  A default-made Tensor is absent: empty() is true, ops take it where an operand is optional.
+/// elements.  A default-made Tensor is absent: empty() is true, ops take it where an operand is optional.  Where the
+/// dtype is quantised the innermost dimension is contiguous and a whole number of blocks, in every view of it.
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::f32;
@@ -56,7 +57,7 @@ struct Tensor {
   std::array<std::int64_t, Shape::max_rank> strides{};
 
   Tensor() = default;
-  /// Rows end to end without gaps.
+  /// Rows end to end without gaps.  Throws Error where rows of a quantised dtype are no whole number of blocks.
   Tensor(void* memory, DType type, Shape extents, Device where = {});
 
   bool empty() const { return data == nullptr && shape.rank() == 0; }
@@ -64,7 +65,7 @@ struct Tensor {
   std::int64_t size(int i) const { return shape[i]; }
   std::int64_t stride(int i) const { return strides[static_cast<std::size_t>(i < 0 ? i + rank() : i)]; }
   std::int64_t elements() const { return shape.elements(); }
-  std::size_t bytes() const { return static_cast<std::size_t>(elements()) * element_size(dtype); }
+  std::size_t bytes() const { return bytes_for(dtype, elements()); }
   bool contiguous() const;
 
   /// Elements [start, start + count) of dimension i, as a view.
@@ -113,8 +114,9 @@ class HostTensor {
   Tensor view_;
 };
 
-/// Copies a host tensor of any strides and floating dtype into one of the same shape and any floating dtype (f64, f32,
-/// f16, bf16), rounding to nearest.  Equal integer dtypes copy too.  Throws Error where shapes differ.
+/// Copies a host tensor of any strides and floating or quantised dtype into one of the same shape and any floating
+/// dtype (f64, f32, f16, bf16), rounding to nearest, or a dtype that quantize() writes.  Equal dtypes copy as they are.
+/// Throws Error where shapes differ.
 void convert(const Tensor& from, const Tensor& to);
 
 /// One element of a host tensor as double, by its offset in elements from data.
