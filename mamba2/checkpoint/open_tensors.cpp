@@ -6,6 +6,7 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/file.h"
+#include "mamba2/checkpoint/gguf.h"
 #include "mamba2/checkpoint/little_endian.h"
 #include "mamba2/checkpoint/pytorch.h"
 #include "mamba2/checkpoint/safetensors.h"
@@ -42,6 +43,7 @@ std::unique_ptr<TensorSource> open_container(MappedFile file) {
   switch (content_of(file.text(), file.bytes())) {
     case Content::safetensors: return std::make_unique<SafetensorsFile>(std::move(file));
     case Content::zip: return std::make_unique<PyTorchFile>(std::move(file));
+    case Content::gguf: return std::make_unique<GgufFile>(std::move(file));
     case Content::index: return nullptr;
     case Content::pickle:
     case Content::tar_of_pickles:
@@ -49,7 +51,6 @@ std::unique_ptr<TensorSource> open_container(MappedFile file) {
           "{}: is in the format of PyTorch before 1.6, expected a zip archive; convert it with "
           "python3 -c \"import torch; torch.save(torch.load('{}', map_location='cpu', weights_only=True), 'new.bin')\"",
           file.path(), file.path());
-    case Content::gguf: fail("{}: is GGUF, expected safetensors or a PyTorch archive", file.path());
     case Content::lfs_pointer:
       fail("{}: is a Git LFS pointer, expected the weights it stands for; fetch them with git lfs pull", file.path());
   }

@@ -90,7 +90,8 @@ SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<TensorSpec> t
 void SafetensorsWriter::write(const Tensor& tensor) {
   require(next_ < tensors_.size(), "{}: all its {} tensors are written", path_, tensors_.size());
   const TensorSpec& spec = tensors_[next_];
-  const bool convertible = tensor.dtype == spec.dtype || (is_floating(tensor.dtype) && is_floating(spec.dtype));
+  const bool convertible = tensor.dtype == spec.dtype ||
+                           ((is_floating(tensor.dtype) || is_quantized(tensor.dtype)) && is_floating(spec.dtype));
   require(tensor.shape == spec.shape && tensor.device.kind == DeviceKind::host && convertible,
           "{}: tensor '{}' is {} {}, expected a host tensor {} {}", path_, spec.name, name(tensor.dtype),
           to_string(tensor.shape), name(spec.dtype), to_string(spec.shape));

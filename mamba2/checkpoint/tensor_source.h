@@ -35,7 +35,7 @@ class TensorSource {
   TensorSource& operator=(const TensorSource&) = delete;
   virtual ~TensorSource() = default;
 
-  /// "safetensors" or "pytorch".
+  /// "safetensors", "pytorch" or "gguf".
   virtual std::string_view format() const = 0;
 
   /// In the order in which the values lie in the file; shards one after the other by name.
@@ -63,7 +63,7 @@ class TensorSource {
 };
 
 /// Opens a folder or a file: safetensors (one file; shards by model.safetensors.index.json), PyTorch's
-/// pytorch_model.bin (zip and pickle, read as data; shards by pytorch_model.bin.index.json) or an index file itself.  A
+/// pytorch_model.bin (zip and pickle, read as data; shards by pytorch_model.bin.index.json), GGUF or an index file itself.  A
 /// file's container is told by its content.  Reads metadata only.  Throws Error that names the file and what is wrong.
 std::unique_ptr<TensorSource> open_tensors(const std::string& path);
 

@@ -61,7 +61,7 @@ TEST_F(OpenTensorsTest, SaysWhatItLookedForAndWhatItFound) {
   EXPECT_THAT(error_for("\x80\x02\x8a\x0al\xfc\x9c"
                         "F\xf9 j\xa8P\x19."),
               HasSubstr("format of PyTorch before 1.6"));
-  EXPECT_THAT(error_for("GGUF" + std::string(100, '\0')), HasSubstr("is GGUF"));
+  EXPECT_THAT(error_for("GGUF" + std::string(100, '\0')), HasSubstr("is GGUF version 0"));
   EXPECT_THAT(error_for("version https://git-lfs.github.com/spec/v1\n"), HasSubstr("git lfs pull"));
   EXPECT_THAT(error_for(""), HasSubstr("is 0 bytes, too short"));
   EXPECT_THAT(error_for("<!DOCTYPE html><html></html>"), HasSubstr("is no safetensors file"));
