@@ -36,7 +36,9 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
                   "A folder, a file, or a Hub name ORG/NAME[@REVISION]; none: the model that ships with mamba2")
       ->check([](const std::string& path) { return path.empty() ? "is empty" : ""; });
   command.add_option("--tokenizer", options.tokenizer, "A tokenizer file or a folder that holds one");
-  command.add_option("--dtype", load.dtype, "What the weights are held as: auto (as stored), f32, bf16, f16")
+  command
+      .add_option("--dtype", load.dtype,
+                  "What the weights are held as: auto (as stored), f32, bf16, f16, q8_0, q4_0, q4_k, q6_k")
       ->capture_default_str();
   command.add_option("--state-dtype", load.state_dtype, "What the state is held as: f32, bf16")->capture_default_str();
   command.add_option("--gated-norm", load.gated_norm, "The norm before out_proj when there are several groups")

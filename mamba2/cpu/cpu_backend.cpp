@@ -6,6 +6,7 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/cpu/context.h"
+#include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
 namespace cpu {
@@ -54,6 +55,7 @@ class CpuBackend : public Backend {
   DType activation_dtype() const override { return DType::f32; }
 
   std::unique_ptr<PreparedWeight> prepare(WeightRole role, const Tensor& host, DType held_as) override;
+  std::unique_ptr<PreparedWeight> prepare_quantized(const Tensor& host, DType held_as);
 
   using Backend::upload;
   void upload(const Tensor& host, const Tensor& on_device) override { convert(host, on_device); }
@@ -84,10 +86,22 @@ class CpuBackend : public Backend {
   cpu::Context context_;
 };
 
+/// Rounded as the quantised dtype does, then widened to f32 once, which is what the kernels multiply.
+std::unique_ptr<PreparedWeight> CpuBackend::prepare_quantized(const Tensor& host, DType held_as) {
+  if (host.dtype == held_as) return std::make_unique<cpu::CpuWeight>(host, DType::f32, cpu::WeightType::f32, context_);
+  const HostTensor quantized(held_as, host.shape);
+  context_.pool.parallel_for(host.size(0), 1, [&](std::int64_t begin, std::int64_t end, int) {
+    convert(host.slice(0, begin, end - begin), quantized.view().slice(0, begin, end - begin));
+  });
+  return std::make_unique<cpu::CpuWeight>(quantized, DType::f32, cpu::WeightType::f32, context_);
+}
+
 std::unique_ptr<PreparedWeight> CpuBackend::prepare(WeightRole, const Tensor& host, DType held_as) {
   require(host.rank() == 2, "a weight is {}, expected a matrix", to_string(host.shape));
-  require(is_floating(host.dtype) && is_floating(held_as), "the cpu backend can't hold a {} matrix as {}",
-          mamba2::name(host.dtype), mamba2::name(held_as));
+  const bool can_hold = is_floating(held_as) || held_as == host.dtype || can_quantize(held_as);
+  require((is_floating(host.dtype) || is_quantized(host.dtype)) && can_hold,
+          "the cpu backend can't hold a {} matrix as {}", mamba2::name(host.dtype), mamba2::name(held_as));
+  if (is_quantized(held_as)) return prepare_quantized(host, held_as);
   switch (held_as) {
     case DType::bf16: return std::make_unique<cpu::CpuWeight>(host, held_as, cpu::WeightType::bf16, context_);
     case DType::f16: return std::make_unique<cpu::CpuWeight>(host, held_as, cpu::WeightType::f16, context_);

@@ -77,6 +77,7 @@ std::string_view name(Dialect dialect) {
     case Dialect::fork: return "fork";
     case Dialect::state_spaces: return "state-spaces";
     case Dialect::codestral: return "codestral";
+    case Dialect::gguf: return "gguf";
   }
   return "unknown";
 }
@@ -99,6 +100,7 @@ Mamba2Config Mamba2Config::from_json(const Json& json, std::string_view source) 
     case Dialect::fork: config = read_fork_config(fields); break;
     case Dialect::state_spaces: config = read_state_spaces_config(fields); break;
     case Dialect::codestral: config = read_codestral_config(fields); break;
+    case Dialect::gguf: break;  // not told by its fields: from_gguf
   }
   check_sizes(config, source);
   check_attention(config, source);

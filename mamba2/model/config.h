@@ -12,15 +12,18 @@
 
 namespace mamba2 {
 
+class GgufMetadata;
+
 /// Who wrote the config: it decides the names of fields, tensors and defaults.
 enum class Dialect : std::uint8_t {
   huggingface,   ///< transformers' merged mamba2
   fork,          ///< the fork with attention and MLP layers
   state_spaces,  ///< mamba_ssm's config.json with d_model and ssm_cfg
-  codestral      ///< Mamba-Codestral's params.json
+  codestral,     ///< Mamba-Codestral's params.json
+  gguf           ///< the metadata of a GGUF file of architecture mamba2
 };
 
-/// "huggingface", "fork", "state-spaces", "codestral"
+/// "huggingface", "fork", "state-spaces", "codestral", "gguf"
 std::string_view name(Dialect dialect);
 
 /// How the norm before out_proj takes its mean when n_groups > 1: per group, as the models are trained, or over the
@@ -111,6 +114,9 @@ struct Mamba2Config {
   /// field, what was expected and what was found: a wrong type, a size that is no size, sizes that do not fit each
   /// other, a field that changes the computation and is not supported.
   static Mamba2Config from_json(const Json& json, std::string_view source);
+
+  /// The same from the metadata of a GGUF file.  Its architecture must be mamba2.
+  static Mamba2Config from_gguf(const GgufMetadata& metadata);
 };
 
 }  // namespace mamba2

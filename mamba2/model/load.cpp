@@ -6,6 +6,7 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/log.h"
+#include "mamba2/model/held_dtype.h"
 
 namespace mamba2 {
 namespace {
@@ -20,7 +21,8 @@ std::string canonical_name(std::string_view name) {
 }
 
 void check_tensor(const TensorInfo& info, const TensorSlot& slot) {
-  require(is_floating(info.dtype), "{}: tensor '{}' is {}, expected a floating-point dtype", info.file, info.name,
+  require(is_floating(info.dtype) || is_quantized(info.dtype),
+          "{}: tensor '{}' is {}, expected a floating-point or quantised dtype", info.file, info.name,
           name(info.dtype));
   require(info.shape == slot.shape, "{}: tensor '{}' is {}, expected {} = {} by the config", info.file, info.name,
           to_string(info.shape), to_string(slot.shape), slot.shape_text);
@@ -44,7 +46,7 @@ void load_slot(const TensorSlot& slot, const CanonicalTensors& tensors, Backend&
   if (slot.vector != nullptr)
     *slot.vector = backend.upload(without_middle_one(stored), backend.activation_dtype());
   else
-    *slot.matrix = backend.prepare(slot.role, stored, dtype.value_or(stored.dtype));
+    *slot.matrix = backend.prepare(slot.role, stored, held_dtype(slot, stored.dtype, dtype));
 }
 
 /// Before the table is made, whose size is the config's to say.

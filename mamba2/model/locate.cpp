@@ -5,6 +5,7 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/file.h"
+#include "mamba2/base/gguf_metadata.h"
 #include "mamba2/hub/hub.h"
 
 namespace mamba2 {
@@ -20,12 +21,17 @@ std::string find_config(const std::string& folder) {
 
 Mamba2Config ModelFiles::read_config() const {
   constexpr std::uint64_t largest_config = 16U << 20;
+  if (is_gguf_file(config_file)) {
+    const MappedFile file(config_file);
+    return Mamba2Config::from_gguf(GgufMetadata(file.bytes(), config_file));
+  }
   return Mamba2Config::from_json(read_json_file(config_file, largest_config), config_file);
 }
 
 ModelFiles locate_model(const std::string& path) {
   if (directory_exists(path)) return {path, path, find_config(path)};
   if (file_exists(path)) {
+    if (is_gguf_file(path)) return {path, path, path};
     std::string folder = std::filesystem::path(path).parent_path().string();
     if (folder.empty()) folder = ".";
     return {folder, path, find_config(folder)};

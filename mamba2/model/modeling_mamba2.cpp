@@ -8,6 +8,7 @@
 #include "mamba2/model/load.h"
 #include "mamba2/model/locate.h"
 #include "mamba2/model/save.h"
+#include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
 
@@ -28,7 +29,8 @@ namespace {
 std::optional<DType> parse_weight_dtype(const std::string& text) {
   if (text == "auto") return std::nullopt;
   const std::optional<DType> dtype = parse_dtype(text);
-  require(dtype.has_value() && is_floating(*dtype), "dtype is '{}', expected auto, f32, bf16 or f16", printable(text));
+  require(dtype.has_value() && (is_floating(*dtype) || can_quantize(*dtype)),
+          "dtype is '{}', expected auto, f32, bf16, f16, q8_0, q4_0, q4_k or q6_k", printable(text));
   return dtype;
 }
 

@@ -199,7 +199,8 @@ std::vector<SavedTensor> tensors_to_save(const Mamba2Config& config, const Canon
     require(info != nullptr, "tensor '{}' is missing, nothing was saved", canonical);
     std::string name = canonical;
     if (dialect == Dialect::state_spaces && name == "backbone.embeddings.weight") name = "backbone.embedding.weight";
-    saved.push_back({canonical, {name, dtype.value_or(info->dtype), info->shape}});
+    saved.push_back(
+        {canonical, {name, dtype.value_or(is_quantized(info->dtype) ? DType::f32 : info->dtype), info->shape}});
   }
   return saved;
 }

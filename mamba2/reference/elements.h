@@ -1,10 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "mamba2/ops/ops.h"
+#include "mamba2/tensor/quantized.h"
 #include "mamba2/tensor/tensor.h"
 
 /// How the reference reads and writes tensors: by rows, in the scalar T that it computes in (float or double).
@@ -24,13 +27,26 @@ inline const std::int32_t* integers(const Tensor& tensor) {
   return tensor.as<std::int32_t>();
 }
 
-/// Reads count elements of any floating dtype from element `offset` on.
+/// Reads count elements of a quantised dtype, whole blocks, as the f32 values that it defines.
+inline void load_blocks(const Tensor& from, std::int64_t offset, std::int64_t count, float* to) {
+  dequantize(from.dtype, from.as<std::byte>() + bytes_for(from.dtype, offset),
+             std::span(to, static_cast<std::size_t>(count)));
+}
+
+/// Reads count elements of any floating or quantised dtype from element `offset` on.
 template <class T>
 void load(const Tensor& from, std::int64_t offset, std::int64_t count, T* to) {
+  if (is_quantized(from.dtype)) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    load_blocks(from, offset, count, values.data());
+    std::copy(values.begin(), values.end(), to);
+    return;
+  }
   for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(element_as_double(from, offset + i));
 }
 
 inline void load(const Tensor& from, std::int64_t offset, std::int64_t count, float* to) {
+  if (is_quantized(from.dtype)) return load_blocks(from, offset, count, to);
   switch (from.dtype) {
     case DType::f32:
       for (std::int64_t i = 0; i < count; ++i) to[i] = from.as<float>()[offset + i];

@@ -9,6 +9,7 @@
 #include "mamba2/reference/loss.h"
 #include "mamba2/reference/mixer.h"
 #include "mamba2/reference/norm.h"
+#include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
 namespace {
@@ -42,8 +43,9 @@ class ReferenceBackend : public Backend {
   DType activation_dtype() const override { return sizeof(T) == 8 ? DType::f64 : DType::f32; }
 
   std::unique_ptr<PreparedWeight> prepare(WeightRole, const Tensor& host, DType held_as) override {
-    require(is_floating(host.dtype) && is_floating(held_as), "the reference can't hold a {} matrix as {}",
-            mamba2::name(host.dtype), mamba2::name(held_as));
+    const bool can_hold = is_floating(held_as) || held_as == host.dtype || can_quantize(held_as);
+    require((is_floating(host.dtype) || is_quantized(host.dtype)) && can_hold,
+            "the reference can't hold a {} matrix as {}", mamba2::name(host.dtype), mamba2::name(held_as));
     return std::make_unique<ReferenceWeight>(host, held_as);
   }
 
