@@ -7,7 +7,9 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/file.h"
+#include "mamba2/base/gguf_metadata.h"
 #include "mamba2/tokenizer/backend.h"
+#include "mamba2/tokenizer/gguf_tokenizer.h"
 #include "mamba2/tokenizer/json_field.h"
 #include "mamba2/tokenizer/utf8.h"
 
@@ -36,6 +38,17 @@ bool looks_like_json(std::string_view bytes) {
   if (first == std::string_view::npos || bytes[first] != '{') return false;
   const std::size_t second = bytes.find_first_not_of(" \t\r\n", first + 1);
   return second == std::string_view::npos || bytes[second] == '"' || bytes[second] == '}';
+}
+
+bool is_gguf(std::string_view bytes) {
+  return bytes.starts_with(gguf_magic);
+}
+
+std::unique_ptr<const TokenizerBackend> parse_backend(std::string_view bytes, std::string_view source) {
+  return naming(source, [&] {
+    if (is_gguf(bytes)) return parse_gguf_tokenizer({std::as_bytes(std::span(bytes)), std::string(source)});
+    return looks_like_json(bytes) ? parse_tokenizer_json(bytes, source) : parse_sentencepiece(bytes, source);
+  });
 }
 
 /// "bos_token": "<s>" or {"content": "<s>", ...}.
@@ -77,6 +90,20 @@ struct Tokenizer::Settings {
   std::optional<std::string> bos, eos, pad, unk;
   std::optional<bool> add_bos, add_eos, clean_up;
 
+  /// What the tokenizer's file itself says beyond its backend.
+  static Settings of_file(std::string_view bytes, std::string_view source) {
+    Settings settings;
+    if (!is_gguf(bytes)) return settings;
+    GgufSpecialTokens special = gguf_special_tokens(GgufMetadata(std::as_bytes(std::span(bytes)), std::string(source)));
+    settings.bos = std::move(special.bos);
+    settings.eos = std::move(special.eos);
+    settings.pad = std::move(special.pad);
+    settings.unk = std::move(special.unk);
+    settings.add_bos = special.add_bos;
+    settings.add_eos = special.add_eos;
+    return settings;
+  }
+
   void read(const std::string& path) {
     if (!file_exists(path)) return;
     const Json json = parse_json(read_file(path, max_config_bytes), path);
@@ -109,10 +136,9 @@ Tokenizer::Tokenizer(std::unique_ptr<const TokenizerBackend> backend, std::strin
 Tokenizer::~Tokenizer() = default;
 
 std::unique_ptr<const Tokenizer> Tokenizer::from_bytes(std::string_view bytes, std::string_view source) {
-  auto backend = naming(source, [&] {
-    return looks_like_json(bytes) ? parse_tokenizer_json(bytes, source) : parse_sentencepiece(bytes, source);
-  });
-  return std::unique_ptr<const Tokenizer>(new Tokenizer(std::move(backend), std::string(source)));
+  std::unique_ptr<Tokenizer> tokenizer(new Tokenizer(parse_backend(bytes, source), std::string(source)));
+  tokenizer->apply(Settings::of_file(bytes, source));
+  return tokenizer;
 }
 
 std::unique_ptr<const Tokenizer> Tokenizer::from_file(const std::string& path) {
@@ -132,16 +158,14 @@ std::unique_ptr<const Tokenizer> Tokenizer::from_pretrained(const std::string& p
            tokenizer_files[0], tokenizer_files[1], tokenizer_files[2]);
     file = join_path(path, *found);
   }
-  Settings settings;
-  const std::string beside = folder.empty() ? "." : folder;
-  settings.read(join_path(beside, "tokenizer_config.json"));
-  settings.read(join_path(beside, "special_tokens_map.json"));
   const MappedFile mapped(file);
-  auto backend = naming(file, [&] {
-    return looks_like_json(mapped.text()) ? parse_tokenizer_json(mapped.text(), file)
-                                          : parse_sentencepiece(mapped.text(), file);
-  });
-  std::unique_ptr<Tokenizer> tokenizer(new Tokenizer(std::move(backend), file));
+  Settings settings = Settings::of_file(mapped.text(), file);
+  if (!is_gguf(mapped.text())) {  // a GGUF file stands alone
+    const std::string beside = folder.empty() ? "." : folder;
+    settings.read(join_path(beside, "tokenizer_config.json"));
+    settings.read(join_path(beside, "special_tokens_map.json"));
+  }
+  std::unique_ptr<Tokenizer> tokenizer(new Tokenizer(parse_backend(mapped.text(), file), file));
   tokenizer->apply(settings);
   return tokenizer;
 }

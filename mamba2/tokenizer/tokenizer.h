@@ -21,8 +21,8 @@ enum class SpecialTokens { include, omit };
 /// .model.  Immutable; one object may serve many threads.
 class Tokenizer {
  public:
-  /// Reads a tokenizer.json or a SentencePiece model (tokenizer.model, tokenizer.model.v3), told apart by content.
-  /// Throws Error that names the file, and the field that is malformed or not supported.
+  /// Reads a tokenizer.json, a SentencePiece model (tokenizer.model, tokenizer.model.v3) or the tokenizer in a GGUF
+  /// file, told apart by content. Throws Error that names the file, and the field that is malformed or not supported.
   static std::unique_ptr<const Tokenizer> from_file(const std::string& path);
 
   /// Reads tokenizer.json, tokenizer.model or tokenizer.model.v3 of a folder, the first that is there, and of

@@ -68,7 +68,7 @@ TEST(GgufModel, HeldAsQ4_KHasRowsTooShortForItInQ8_0) {
 
 TEST(HeldDType, KeepsEmbeddingsAndHeadsAboveFourBits) {
   auto held = [](const char* name, const Shape& shape, WeightRole role, DType wanted) {
-    return held_dtype({.name = name, .shape = shape, .role = role}, DType::f32, wanted);
+    return held_dtype({.name = name, .shape = shape, .shape_text = "", .role = role}, DType::f32, wanted);
   };
   EXPECT_EQ(held("backbone.layers.0.mixer.in_proj.weight", {9, 256}, WeightRole::linear, DType::q4_k), DType::q4_k);
   EXPECT_EQ(held("lm_head.weight", {9, 256}, WeightRole::linear, DType::q4_k), DType::q6_k);
@@ -78,7 +78,7 @@ TEST(HeldDType, KeepsEmbeddingsAndHeadsAboveFourBits) {
   EXPECT_EQ(held("w", {9, 64}, WeightRole::linear, DType::q4_k), DType::q8_0);
   EXPECT_EQ(held("w", {9, 40}, WeightRole::linear, DType::q4_k), DType::f16);
   EXPECT_EQ(held("w", {9, 40}, WeightRole::linear, DType::bf16), DType::bf16);
-  EXPECT_EQ(held_dtype({.name = "w", .shape = {9, 64}}, DType::q5_0, std::nullopt), DType::q5_0);
+  EXPECT_EQ(held_dtype({.name = "w", .shape = {9, 64}, .shape_text = ""}, DType::q5_0, std::nullopt), DType::q5_0);
 }
 
 class GgufConfig : public test::FolderTest {
