@@ -103,7 +103,7 @@ TEST_F(Load, NamesATensorOfAnotherShapeAndBothShapes) {
 
 TEST_F(Load, RefusesIntegersForWeights) {
   tied_.zero("backbone.norm_f.weight", DType::i32, {32});
-  EXPECT_THAT(error(tied_), HasSubstr("tensor 'backbone.norm_f.weight' is i32, expected a floating-point dtype"));
+  EXPECT_THAT(error(tied_), HasSubstr("tensor 'backbone.norm_f.weight' is i32, expected a floating-point or quantised dtype"));
 }
 
 TEST_F(Load, RefusesAClassifierWithoutAHead) {
@@ -147,7 +147,7 @@ TEST_F(Load, RefusesOptionsThatAreNone) {
   const std::string folder = test::golden_folder("hf-basic");
   EXPECT_THAT(test::error_of([&] { test::open_model(folder, "abacus"); }), HasSubstr("device is 'abacus'"));
   EXPECT_THAT(test::error_of([&] { test::open_model(folder, "reference", {.dtype = "i8"}); }),
-              HasSubstr("dtype is 'i8', expected auto, f32, bf16 or f16"));
+              HasSubstr("dtype is 'i8', expected auto, f32, bf16, f16, q8_0, q4_0, q4_k or q6_k"));
   EXPECT_THAT(test::error_of([&] { test::open_model(folder, "reference", {.state_dtype = "f16"}); }),
               HasSubstr("state dtype is 'f16', expected f32 or bf16"));
   EXPECT_THAT(test::error_of([&] { test::open_model(folder, "reference", {.gated_norm = "half"}); }),
