@@ -14,6 +14,7 @@ namespace {
 
 Kernels kernels_for(Isa isa) {
 #if defined(__x86_64__)
+  if (isa == Isa::avx512_vnni) return avx512_vnni::kernels();
   if (isa == Isa::avx512) return avx512::kernels();
   if (isa == Isa::avx2) return avx2::kernels();
 #endif

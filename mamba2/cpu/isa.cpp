@@ -16,7 +16,7 @@
 namespace mamba2::cpu {
 namespace {
 
-constexpr std::array<std::string_view, 3> names{"portable", "avx2", "avx512"};
+constexpr std::array<std::string_view, 4> names{"portable", "avx2", "avx512", "avx512_vnni"};
 
 std::vector<std::string_view> available_names() {
   std::vector<std::string_view> found;
@@ -45,6 +45,7 @@ std::vector<Isa> available_isas() {
   if (found.back() == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
     found.push_back(Isa::avx512);
+  if (found.back() == Isa::avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back(Isa::avx512_vnni);
 #endif
   return found;
 }

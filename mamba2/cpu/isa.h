@@ -7,8 +7,8 @@
 namespace mamba2::cpu {
 
 /// Instruction sets that the kernels are built for, weakest first.  portable is what every processor of the
-/// architecture has (SSE2 on x86-64, Neon on aarch64).
-enum class Isa : std::uint8_t { portable, avx2, avx512 };
+/// architecture has (SSE2 on x86-64, Neon on aarch64), avx512_vnni is avx512 with dot products of bytes.
+enum class Isa : std::uint8_t { portable, avx2, avx512, avx512_vnni };
 
 std::string_view name(Isa isa);
 

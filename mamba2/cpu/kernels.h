@@ -154,5 +154,8 @@ Kernels kernels();
 namespace avx512 {
 Kernels kernels();
 }
+namespace avx512_vnni {
+Kernels kernels();
+}
 
 }  // namespace mamba2::cpu
