@@ -18,10 +18,19 @@ constexpr int tile_columns = 4;
 // For a single row of x: enough sums at a time to hide the latency of a multiply-add.
 constexpr int wide_tile_columns = 8;
 
-/// sums[m][n] += sum over k of x[m][k] w[n][k] for a tile of M by N.
-template <class Weight, int M, int N>
+/// Rows that a tile asks the memory for while it runs: at each of its steps a piece of every one.  Rows of weights are
+/// too short for the processor to find the stream by itself.  They are fetched to L2, which can wait for more lines at
+/// a time than L1.  Past the end of memory this does nothing.
+template <class Weight>
+struct Ahead {
+  const Weight* rows;
+  std::int64_t stride;
+};
+
+/// sums[m][n] += sum over k of x[m][k] w[n][k] for a tile of M by N; fetches `fetched` rows of `ahead` meanwhile.
+template <class Weight, int M, int N, int fetched = 0, class Next = Weight>
 MAMBA2_INLINE void dot_tile(const float* x, std::int64_t x_stride, const Weight* w, std::int64_t w_stride,
-                            std::int64_t k, float* sums, std::int64_t sums_stride) {
+                            std::int64_t k, float* sums, std::int64_t sums_stride, Ahead<Next> ahead = {}) {
   Floats sum[M][N] = {};
   auto add = [&](std::int64_t at, auto load_x, auto load_w) __attribute__((always_inline)) {
     Floats xs[M];
@@ -34,11 +43,22 @@ MAMBA2_INLINE void dot_tile(const float* x, std::int64_t x_stride, const Weight*
       for (int m = 0; m < M; ++m) sum[m][n] = fma(xs[m], ws, sum[m][n]);
     }
   };
-  std::int64_t at = 0;
-  for (; at + lanes <= k; at += lanes)
+  auto add_lanes = [&](std::int64_t at) __attribute__((always_inline)) {
     add(
         at, [](const float* from) __attribute__((always_inline)) { return load(from); },
         [](const Weight* from) __attribute__((always_inline)) { return load_wide(from); });
+  };
+  std::int64_t at = 0;
+  if constexpr (fetched > 0) {
+    constexpr int line = 64 / static_cast<int>(sizeof(Next));  // elements of a cache line
+    for (; at + line <= k; at += line) {
+#pragma GCC unroll 8
+      for (int n = 0; n < fetched; ++n) __builtin_prefetch(ahead.rows + n * ahead.stride + at, 0, 2);
+#pragma GCC unroll 8
+      for (int step = 0; step < line; step += lanes) add_lanes(at + step);
+    }
+  }
+  for (; at + lanes <= k; at += lanes) add_lanes(at);
   if (at < k)
     add(
         at, [&](const float* from) __attribute__((always_inline)) { return load_some(from, k - at); },
@@ -58,25 +78,32 @@ MAMBA2_INLINE void dot_tile(const float* x, std::int64_t x_stride, const Weight*
   }
 }
 
-/// All rows of x against tile_columns rows of w.
-template <class Weight>
+template <int M>
+struct Height {
+  static constexpr int rows = M;
+};
+
+/// All rows of x against tile_columns rows of w.  Each tile of them fetches the next `fetched` rows of `ahead`.
+template <class Weight, int fetched = 0, class Next = Weight>
 __attribute__((noinline)) void dot_rows(const float* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
-                                        std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride) {
-  std::int64_t m = 0;
-  for (; m + tile_rows <= rows; m += tile_rows)
-    dot_tile<Weight, tile_rows, tile_columns>(x + m * x_stride, x_stride, w, w_stride, k, sums + m * sums_stride,
-                                              sums_stride);
-  const float* const rest = x + m * x_stride;
-  float* const to = sums + m * sums_stride;
-  switch (rows - m) {
+                                        std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride,
+                                        Ahead<Next> ahead = {}) {
+  for (std::int64_t m = 0; m < rows; m += tile_rows) {
+    auto tile = [&](auto height) __attribute__((always_inline)) {
+      dot_tile<Weight, decltype(height)::rows, tile_columns, fetched>(x + m * x_stride, x_stride, w, w_stride, k,
+                                                                      sums + m * sums_stride, sums_stride, ahead);
+    };
+    switch (rows - m) {
 #if defined(__AVX512F__)
-    case 5: dot_tile<Weight, 5, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 4: dot_tile<Weight, 4, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 3: dot_tile<Weight, 3, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
+      case 5: tile(Height<5>()); break;
+      case 4: tile(Height<4>()); break;
+      case 3: tile(Height<3>()); break;
 #endif
-    case 2: dot_tile<Weight, 2, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    case 1: dot_tile<Weight, 1, tile_columns>(rest, x_stride, w, w_stride, k, to, sums_stride); break;
-    default: break;
+      case 2: tile(Height<2>()); break;
+      case 1: tile(Height<1>()); break;
+      default: tile(Height<tile_rows>()); break;
+    }
+    ahead.rows += fetched * ahead.stride;
   }
 }
 

@@ -33,16 +33,8 @@ void widen(const void* from, float* to, std::int64_t count) {
 template <class Weight>
 __attribute__((noinline)) void dot_wide(const float* x, const Weight* w, std::int64_t w_stride, std::int64_t k,
                                         float* sums) {
-  dot_tile<Weight, 1, wide_tile_columns>(x, 0, w, w_stride, k, sums, 0);
-}
-
-/// Asks for the first lines of the rows that come next: a row is too short for the processor to find its stream by
-/// itself before half of it is gone.  Past the end of memory this does nothing.
-template <class Weight>
-MAMBA2_INLINE void prefetch_rows(const Weight* w, std::int64_t w_stride) {
-  constexpr std::int64_t line = 64 / sizeof(Weight);
-  for (int n = 0; n < wide_tile_columns; ++n)
-    for (int i = 0; i < 4; ++i) __builtin_prefetch(w + n * w_stride + i * line);
+  dot_tile<Weight, 1, wide_tile_columns, wide_tile_columns>(x, 0, w, w_stride, k, sums, 0,
+                                                            {w + wide_tile_columns * w_stride, w_stride});
 }
 
 /// Columns from n on: a tile's, or one at the end.  Returns how many.
@@ -52,17 +44,34 @@ std::int64_t few_rows(const LinearTask& t, std::int64_t n, float* sums, std::int
   const std::int64_t block = block_length(t.k);
   const bool wide = t.m == 1 && n + wide_tile_columns <= t.n;
   const std::int64_t columns = wide ? wide_tile_columns : n + tile_columns <= t.n ? tile_columns : 1;
-  if (wide) prefetch_rows(w + columns * t.w_stride, t.w_stride);
   for (std::int64_t k = 0; k < t.k; k += block) {
     const std::int64_t length = smaller(block, t.k - k);
     if (wide)
       dot_wide<Weight>(t.x + k, w + k, t.w_stride, length, sums + n);
     else if (columns == tile_columns)
-      dot_rows<Weight>(t.x + k, t.x_stride, t.m, w + k, t.w_stride, length, sums + n, sums_stride);
+      dot_rows<Weight, tile_columns>(t.x + k, t.x_stride, t.m, w + k, t.w_stride, length, sums + n, sums_stride,
+                                     {w + k + tile_columns * t.w_stride, t.w_stride});
     else
       dot_row<Weight>(t.x + k, t.x_stride, t.m, w + k, length, sums + n, sums_stride);
   }
   return columns;
+}
+
+/// All rows of x against tile_columns widened rows, while those that are widened next come from memory.
+template <class Weight>
+void dot_widened(const LinearTask& t, std::int64_t k, const float* widened, std::int64_t length, float* sums,
+                 std::int64_t sums_stride, Ahead<Weight> ahead) {
+  const float* const x = t.x + k;
+  if (t.m < 2 * tile_rows) {
+    dot_rows<float, 4>(x, t.x_stride, t.m, widened, length, length, sums, sums_stride, ahead);
+  } else if (t.m < 4 * tile_rows) {
+    dot_rows<float, 2>(x, t.x_stride, t.m, widened, length, length, sums, sums_stride, ahead);
+  } else {
+    constexpr std::int64_t rows = 4 * tile_rows;
+    dot_rows<float, 1>(x, t.x_stride, rows, widened, length, length, sums, sums_stride, ahead);
+    dot_rows<float>(x + rows * t.x_stride, t.x_stride, t.m - rows, widened, length, length, sums + rows * sums_stride,
+                    sums_stride);
+  }
 }
 
 /// The same for one block of k.
@@ -73,7 +82,7 @@ std::int64_t many_rows(const LinearTask& t, std::int64_t n, std::int64_t k, std:
   const std::int64_t columns = n + tile_columns <= t.n ? tile_columns : 1;
   for (std::int64_t i = 0; i < columns; ++i) widen<Weight>(w + i * t.w_stride, widened + i * length, length);
   if (columns == tile_columns)
-    dot_rows<float>(t.x + k, t.x_stride, t.m, widened, length, length, sums + n, sums_stride);
+    dot_widened<Weight>(t, k, widened, length, sums + n, sums_stride, {w + columns * t.w_stride, t.w_stride});
   else
     dot_row<float>(t.x + k, t.x_stride, t.m, widened, length, sums + n, sums_stride);
   return columns;
