@@ -70,6 +70,26 @@ void Mamba2Cache::copy_slot(std::int64_t from, std::int64_t to) {
   lengths_[static_cast<std::size_t>(to)] = length(from);
 }
 
+void Mamba2Cache::copy_slot(const Mamba2Cache& source, std::int64_t from, std::int64_t to) {
+  if (&source == this) return copy_slot(from, to);
+  require(0 <= from && from < source.slots(), "slot {} is outside the cache's {}", from, source.slots());
+  require(0 <= to && to < slots(), "slot {} is outside the cache's {}", to, slots());
+  require(layers() == source.layers(), "a cache of {} layers can't take a slot of one of {}", layers(),
+          source.layers());
+  const std::int64_t tokens = source.length(from);
+  reserve(tokens);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const LayerState& theirs = source.layers_[i];
+    const LayerState& ours = layers_[i];
+    for (const auto member : {&LayerState::conv_state, &LayerState::ssm_state})
+      if (!(theirs.*member).view.empty()) backend_->copy((theirs.*member).view[from], (ours.*member).view[to]);
+    for (const auto member : {&LayerState::k_cache, &LayerState::v_cache})
+      if (!(theirs.*member).view.empty() && tokens > 0)
+        backend_->copy((theirs.*member).view[from].slice(0, 0, tokens), (ours.*member).view[to].slice(0, 0, tokens));
+  }
+  lengths_[static_cast<std::size_t>(to)] = tokens;
+}
+
 void Mamba2Cache::reorder(std::span<const std::int64_t> sources) {
   require(static_cast<std::int64_t>(sources.size()) == slots(), "{} sources were given to reorder {} slots",
           sources.size(), slots());

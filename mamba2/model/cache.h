@@ -36,6 +36,8 @@ class Mamba2Cache {
   void reset(std::int64_t slot);
   /// Slot `to` becomes what slot `from` is.
   void copy_slot(std::int64_t from, std::int64_t to);
+  /// Slot `to` becomes what a slot of another cache of the same model is, for the cost of copying it.
+  void copy_slot(const Mamba2Cache& source, std::int64_t from, std::int64_t to);
   /// New slot i becomes what slot sources[i] was, as beam search needs it; sources may repeat, its length is slots().
   void reorder(std::span<const std::int64_t> sources);
   /// An independent copy.

@@ -1,7 +1,6 @@
 #include "mamba2/model/forward.h"
 
 #include <algorithm>
-#include <set>
 
 #include "mamba2/base/error.h"
 
@@ -12,18 +11,9 @@ namespace {
 /// work space stays small beside the weights.
 constexpr std::int64_t piece_tokens = 1024;
 
-/// Positions that are projected to logits at a time: 64 rows of a 256 000-word vocabulary are 64 MB in f32.
-constexpr std::int64_t logits_rows = 64;
-
-/// The batch and the device memory of its descriptors.
-struct DeviceBatch {
-  DeviceTensor sequence_start, slots, positions;
-  Batch batch;
-};
-
-DeviceTensor upload_integers(Backend& backend, std::vector<std::int32_t>& values) {
-  return backend.upload(Tensor(values.data(), DType::i32, {static_cast<std::int64_t>(values.size())}), DType::i32);
-}
+/// Bytes of logits that are made on the device at a time: 333 rows of a 50 288-word vocabulary in f32, so the rows of a
+/// large decode batch are projected together and the head is read once.
+constexpr std::int64_t logits_bytes = std::int64_t{64} << 20;
 
 std::int64_t tokens_of(const SequenceInput& sequence, std::int64_t hidden_size) {
   if (!sequence.inputs_embeds.empty()) return static_cast<std::int64_t>(sequence.inputs_embeds.size()) / hidden_size;
@@ -35,16 +25,24 @@ std::int64_t kept_positions(const SequenceInput& sequence, std::int64_t tokens) 
   return std::min(sequence.logits_to_keep, tokens);
 }
 
+/// Gives tensor this dtype and shape; it stays as it is where it has them.
+void reuse(HostTensor& tensor, DType dtype, const Shape& shape) {
+  if (tensor.view().empty() || tensor.view().dtype != dtype || tensor.view().shape != shape)
+    tensor = HostTensor(dtype, shape);
+}
+
 }  // namespace
 
-void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache) const {
+void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache) {
   require(cache.layers() == config_.num_hidden_layers, "the cache was made for {} layers, the model has {}",
           cache.layers(), config_.num_hidden_layers);
-  std::set<std::int64_t> slots;
+  named_slots_.assign(static_cast<std::size_t>(cache.slots()), false);
   for (const SequenceInput& sequence : sequences) {
     require(0 <= sequence.slot && sequence.slot < cache.slots(), "slot {} is outside the cache's {}", sequence.slot,
             cache.slots());
-    require(slots.insert(sequence.slot).second, "slot {} is named by two sequences of a batch", sequence.slot);
+    const auto slot = static_cast<std::size_t>(sequence.slot);
+    require(!named_slots_[slot], "slot {} is named by two sequences of a batch", sequence.slot);
+    named_slots_[slot] = true;
     require(sequence.logits_to_keep >= all_positions, "logits_to_keep is {}, expected 0 or more, or -1 for all",
             sequence.logits_to_keep);
     require(sequence.input_ids.empty() || sequence.inputs_embeds.empty(),
@@ -61,42 +59,50 @@ void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Ca
   }
 }
 
-std::vector<std::vector<ForwardPass::Segment>> ForwardPass::split(std::span<const SequenceInput> sequences) const {
+/// A piece holds whole sequences where they fit.  Longer ones are cut at multiples of piece_tokens from where they
+/// begin in this call, never where a neighbour leaves room, since where a sequence is cut can change its results by
+/// rounding.
+void ForwardPass::split(std::span<const SequenceInput> sequences) {
   // Dynamic RoPE turns all tokens of a call by the length that the sequence reaches with them: none may be cut.
   const bool whole = config_.has_attention() && config_.rope.scaling == RopeScaling::dynamic;
-  std::vector<std::vector<Segment>> pieces;
+  segments_.clear();
+  piece_ends_.clear();
   std::int64_t room = 0, row = 0;
   for (std::size_t s = 0; s < sequences.size(); ++s) {
     const std::int64_t tokens = tokens_of(sequences[s], config_.hidden_size);
     for (std::int64_t begin = 0; begin < tokens;) {
-      if (room == 0) {
-        pieces.emplace_back();
-        room = piece_tokens;
+      const std::int64_t count = whole ? tokens : std::min(piece_tokens, tokens - begin);
+      if (count > room) {
+        if (!segments_.empty()) piece_ends_.push_back(segments_.size());
+        room = std::max(piece_tokens, count);
       }
-      const std::int64_t count = whole ? tokens : std::min(room, tokens - begin);
-      pieces.back().push_back({s, begin, count, row});
+      segments_.push_back({s, begin, count, row});
       begin += count;
       row += count;
-      room -= std::min(room, count);
+      room -= count;
     }
   }
-  return pieces;
+  if (!segments_.empty()) piece_ends_.push_back(segments_.size());
 }
 
 void ForwardPass::embed(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
                         const Tensor& hidden) {
+  ids_.values.clear();
+  for (const Segment& segment : piece) {
+    const SequenceInput& sequence = sequences[segment.sequence];
+    const auto begin = sequence.input_ids.begin() + segment.begin;
+    if (sequence.inputs_embeds.empty())
+      ids_.values.insert(ids_.values.end(), begin, begin + segment.count);
+    else
+      ids_.values.insert(ids_.values.end(), static_cast<std::size_t>(segment.count), 0);  // overwritten below
+  }
+  backend_.run(Embedding{.ids = ids_.upload(backend_), .weight = weights_.embeddings.get(), .out = hidden});
   std::int64_t row = 0;
   for (const Segment& segment : piece) {
     const SequenceInput& sequence = sequences[segment.sequence];
     const Tensor rows = hidden.slice(0, row, segment.count);
     row += segment.count;
-    if (sequence.inputs_embeds.empty()) {
-      std::vector<std::int32_t> ids(sequence.input_ids.begin() + segment.begin,
-                                    sequence.input_ids.begin() + segment.begin + segment.count);
-      activations_.ids = upload_integers(backend_, ids);
-      backend_.run(Embedding{.ids = activations_.ids, .weight = weights_.embeddings.get(), .out = rows});
-      continue;
-    }
+    if (sequence.inputs_embeds.empty()) continue;
     const HostTensor embeds(hidden.dtype, rows.shape);
     auto* first = const_cast<float*>(sequence.inputs_embeds.data()) + segment.begin * config_.hidden_size;
     convert(Tensor(first, DType::f32, rows.shape), embeds);
@@ -105,54 +111,65 @@ void ForwardPass::embed(std::span<const SequenceInput> sequences, std::span<cons
 }
 
 void ForwardPass::project_kept(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
-                               const Tensor& normed, const PreparedWeight& head, HostTensor& logits) {
-  std::vector<std::int32_t> kept;
+                               const Tensor& normed, const PreparedWeight& head, const Tensor& logits) {
+  kept_rows_.values.clear();
   std::int64_t row = 0;
   for (const Segment& segment : piece) {
     const std::int64_t tokens = tokens_of(sequences[segment.sequence], config_.hidden_size);
     const std::int64_t first_kept = tokens - kept_positions(sequences[segment.sequence], tokens);
-    for (std::int64_t i = 0; i < segment.count; ++i, ++row)
-      if (segment.begin + i >= first_kept) kept.push_back(static_cast<std::int32_t>(row));
+    for (std::int64_t i = std::max<std::int64_t>(0, first_kept - segment.begin); i < segment.count; ++i)
+      kept_rows_.values.push_back(static_cast<std::int32_t>(row + i));
+    row += segment.count;
   }
-  for (std::size_t done = 0; done < kept.size();) {
-    const auto count = std::min<std::int64_t>(logits_rows, static_cast<std::int64_t>(kept.size() - done));
-    if (kept_.view.empty() || kept_.view.size(0) < count) {
-      kept_ = backend_.allocate(normed.dtype, {count, config_.hidden_size});
-      logits_ = backend_.allocate(normed.dtype, {count, config_.vocab_size});
+  const auto kept = static_cast<std::int64_t>(kept_rows_.values.size());
+  if (kept == 0) return;
+  const Tensor indices = kept_rows_.upload(backend_);
+  const auto row_bytes = static_cast<std::int64_t>(bytes_for(normed.dtype, config_.vocab_size));
+  const std::int64_t most_rows = std::max<std::int64_t>(1, logits_bytes / row_bytes);
+  for (std::int64_t done = 0; done < kept;) {
+    const std::int64_t count = std::min(most_rows, kept - done);
+    const std::int64_t have = kept_.view.empty() ? 0 : kept_.view.size(0);
+    if (have < count) {
+      const std::int64_t rows = std::min(most_rows, std::max(count, 2 * have));
+      kept_ = backend_.allocate(normed.dtype, {rows, config_.hidden_size});
+      logits_ = backend_.allocate(normed.dtype, {rows, config_.vocab_size});
     }
-    const Tensor rows(kept.data() + done, DType::i32, {count});
-    const DeviceTensor indices = backend_.upload(rows, DType::i32);
     const Tensor gathered = kept_.view.slice(0, 0, count), projected = logits_.view.slice(0, 0, count);
-    backend_.run(GatherRows{.x = normed, .rows = indices, .out = gathered});
+    backend_.run(GatherRows{.x = normed, .rows = indices.slice(0, done, count), .out = gathered});
     backend_.run(Linear{.x = gathered, .weight = &head, .bias = {}, .add = {}, .out = projected});
-    backend_.download(projected, logits.view().slice(0, logits_done_, count));
+    backend_.download(projected, logits.slice(0, logits_done_, count));
     logits_done_ += count;
-    done += static_cast<std::size_t>(count);
+    done += count;
   }
+}
+
+Batch ForwardPass::describe(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
+                            const Mamba2Cache& cache) {
+  Batch batch;
+  sequence_start_.values.assign(1, 0);
+  slots_.values.clear();
+  positions_.values.clear();
+  for (const Segment& segment : piece) {
+    const std::int64_t slot = sequences[segment.sequence].slot;
+    for (std::int64_t i = 0; i < segment.count; ++i)
+      positions_.values.push_back(static_cast<std::int32_t>(cache.length(slot) + i));
+    batch.tokens += segment.count;
+    batch.longest = std::max(batch.longest, segment.count);
+    sequence_start_.values.push_back(static_cast<std::int32_t>(batch.tokens));
+    slots_.values.push_back(static_cast<std::int32_t>(slot));
+  }
+  batch.sequences = static_cast<std::int64_t>(piece.size());
+  batch.sequence_start = sequence_start_.upload(backend_);
+  batch.slots = slots_.upload(backend_);
+  batch.positions = positions_.upload(backend_);
+  return batch;
 }
 
 void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
                             Mamba2Cache& cache, const PreparedWeight* head, ForwardOutput& output) {
-  std::vector<std::int32_t> start{0}, slots, positions;
-  DeviceBatch made;
-  for (const Segment& segment : piece) {
-    const std::int64_t slot = sequences[segment.sequence].slot;
-    for (std::int64_t i = 0; i < segment.count; ++i)
-      positions.push_back(static_cast<std::int32_t>(cache.length(slot) + i));
-    start.push_back(static_cast<std::int32_t>(start.back() + segment.count));
-    slots.push_back(static_cast<std::int32_t>(slot));
-    made.batch.longest = std::max(made.batch.longest, segment.count);
-  }
-  make_room(activations_, start.back(), config_, backend_);
-  made.sequence_start = upload_integers(backend_, start);
-  made.slots = upload_integers(backend_, slots);
-  made.positions = upload_integers(backend_, positions);
-  Batch& batch = made.batch;
-  batch.tokens = start.back();
-  batch.sequences = static_cast<std::int64_t>(slots.size());
-  batch.sequence_start = made.sequence_start;
-  batch.slots = made.slots;
-  batch.positions = made.positions;
+  const Batch batch = describe(sequences, piece, cache);
+  if (batch.tokens > activations_.tokens)  // doubling: a batch that sequences join one by one seldom grows it
+    make_room(activations_, std::max(batch.tokens, std::min(piece_tokens, 2 * activations_.tokens)), config_, backend_);
 
   const std::int64_t first_row = piece.front().first_row;
   const Tensor hidden = activations_.hidden.view.slice(0, 0, batch.tokens);
@@ -172,12 +189,12 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
   backend_.run(RmsNorm{.x = hidden, .weight = weights_.norm_f, .eps = config_.layer_norm_epsilon, .out = normed});
   if (!output.last_hidden_state.view().empty())
     backend_.download(normed, output.last_hidden_state.view().slice(0, first_row, batch.tokens));
-  if (head != nullptr) project_kept(sequences, piece, normed, *head, output.logits);
+  if (head != nullptr) project_kept(sequences, piece, normed, *head, output.logits.view());
   for (const Segment& segment : piece) cache.advance(sequences[segment.sequence].slot, segment.count);
 }
 
-ForwardOutput ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
-                               const ForwardOptions& options, const PreparedWeight* head) {
+void ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options,
+                      const PreparedWeight* head, ForwardOutput& output) {
   check(sequences, cache);
   std::int64_t tokens = 0, kept = 0, longest = 0;
   for (const SequenceInput& sequence : sequences) {
@@ -188,16 +205,22 @@ ForwardOutput ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2C
   }
   cache.reserve(longest);
 
-  ForwardOutput output;
   const DType dtype = backend_.activation_dtype();
-  if (head != nullptr) output.logits = HostTensor(dtype, {kept, config_.vocab_size});
-  if (options.output_last_hidden_state) output.last_hidden_state = HostTensor(dtype, {tokens, config_.hidden_size});
-  if (options.output_hidden_states)
-    for (std::int64_t i = 0; i <= config_.num_hidden_layers; ++i)
-      output.hidden_states.emplace_back(dtype, Shape{tokens, config_.hidden_size});
+  if (head != nullptr) reuse(output.logits, dtype, {kept, config_.vocab_size});
+  if (options.output_last_hidden_state)
+    reuse(output.last_hidden_state, dtype, {tokens, config_.hidden_size});
+  else
+    output.last_hidden_state = {};
+  output.hidden_states.resize(options.output_hidden_states ? static_cast<std::size_t>(config_.num_hidden_layers) + 1
+                                                           : 0);
+  for (HostTensor& states : output.hidden_states) reuse(states, dtype, {tokens, config_.hidden_size});
   logits_done_ = 0;
-  for (const std::vector<Segment>& piece : split(sequences)) run_piece(sequences, piece, cache, head, output);
-  return output;
+  split(sequences);
+  std::size_t begin = 0;
+  for (const std::size_t end : piece_ends_) {
+    run_piece(sequences, std::span(segments_).subspan(begin, end - begin), cache, head, output);
+    begin = end;
+  }
 }
 
 }  // namespace mamba2

@@ -10,7 +10,6 @@ namespace mamba2 {
 /// Device buffers of one piece of a forward pass, reused from call to call; rows are tokens.
 struct Activations {
   std::int64_t tokens = 0;  ///< rows that the buffers have
-  DeviceTensor ids;         ///< (tokens) i32
   DeviceTensor hidden;      ///< (tokens, hidden_size): the residual stream
   DeviceTensor normed;      ///< (tokens, hidden_size)
   DeviceTensor projected;   ///< (tokens, in_proj_size)

@@ -109,7 +109,9 @@ Mamba2Cache Mamba2Model::make_cache(std::int64_t slots) const {
 
 ForwardOutput Mamba2Model::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                                    const ForwardOptions& options) {
-  return parts_->pass->run(sequences, cache, options, nullptr);
+  ForwardOutput output;
+  parts_->pass->run(sequences, cache, options, nullptr, output);
+  return output;
 }
 
 Mamba2ForCausalLM Mamba2ForCausalLM::from_pretrained(const std::string& path, const LoadOptions& options) {
@@ -124,7 +126,14 @@ Mamba2ForCausalLM::Mamba2ForCausalLM(Mamba2Model model) : model_(std::move(model
 
 ForwardOutput Mamba2ForCausalLM::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                                          const ForwardOptions& options) {
-  return model_.parts_->pass->run(sequences, cache, options, model_.weights().head());
+  ForwardOutput output;
+  forward(sequences, cache, options, output);
+  return output;
+}
+
+void Mamba2ForCausalLM::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
+                                const ForwardOptions& options, ForwardOutput& output) {
+  model_.parts_->pass->run(sequences, cache, options, model_.weights().head(), output);
 }
 
 void Mamba2ForCausalLM::save_pretrained(const std::string& folder, const std::string& dtype) const {

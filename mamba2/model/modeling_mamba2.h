@@ -78,6 +78,7 @@ class Mamba2Model {
 
   /// Feeds each sequence's tokens after what its slot holds; cache is advanced.  Sequences may have any lengths, 0
   /// included, so prefill, chunked prefill, decode and mixtures are one call.  No two sequences may share a slot.
+  /// A sequence is cut into pieces of work by its own length alone, so its results do not depend on its neighbours.
   /// logits are left empty by the backbone.  Work space does not grow with the number of tokens beyond a fixed piece,
   /// but with the longest sequence where the attention has dynamic RoPE: it turns the tokens of a call together, which
   /// is why feeding them in parts then gives, as in transformers, something else.  Throws Error for a token id outside
@@ -106,6 +107,10 @@ class Mamba2ForCausalLM {
   /// As Mamba2Model::forward, with logits.
   ForwardOutput forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                         const ForwardOptions& options = {});
+  /// The same into an output of before, whose tensors are written in place where their shapes are right already: a
+  /// decode loop allocates nothing.
+  void forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options,
+               ForwardOutput& output);
 
   /// Writes config.json and safetensors in merged Hugging Face form where it can hold the model, in the fork's where
   /// attention or MLP layers need it, else in state-spaces' names.  dtype: "auto" keeps each tensor's.

@@ -201,6 +201,46 @@ TEST_P(CacheOf, APromptLongerThanAPieceOfWorkGivesWhatItsTokensGiveOneByOne) {
   EXPECT_LE(test::relative_error(got, last), 2e-5);
 }
 
+TEST_P(CacheOf, ALongSequenceGivesEqualBitsWhateverItsNeighbours) {
+  const std::vector<std::int32_t> ids = text(1100, 0);
+  Mamba2Cache alone = model_.make_cache(1);
+  const HostTensor expected = feed(alone, 0, ids);
+  for (const std::int64_t neighbour_tokens : {1, 30, 1000, 1030}) {
+    const std::vector<std::int32_t> other = text(neighbour_tokens, 1);
+    Mamba2Cache cache = model_.make_cache(2);
+    const SequenceInput inputs[] = {{.input_ids = other, .slot = 1}, {.input_ids = ids, .slot = 0}};
+    const ForwardOutput output = model_.forward(inputs, cache);
+    EXPECT_TRUE(same_bits(output.logits.view().slice(0, 1, 1), expected)) << neighbour_tokens;
+  }
+}
+
+TEST_P(CacheOf, ASlotTakenIntoAnotherCacheGoesOnAsInItsOwn) {
+  Mamba2Cache cache = model_.make_cache(2), other = model_.make_cache(3), fresh = model_.make_cache(1);
+  feed(cache, 1, text(9, 0));
+  feed(fresh, 0, text(9, 0));
+  feed(other, 0, text(4, 1));
+  feed(other, 2, text(5, 2));
+  other.copy_slot(cache, 1, 2);
+  EXPECT_EQ(other.length(2), 9);
+  const HostTensor expected = feed(fresh, 0, text(3, 3));
+  EXPECT_TRUE(same_bits(feed(other, 2, text(3, 3)), expected));
+  EXPECT_TRUE(same_bits(feed(cache, 1, text(3, 3)), expected));
+}
+
+TEST_P(CacheOf, AnOutputUsedAgainHoldsWhatANewOneHolds) {
+  Mamba2Cache cache = model_.make_cache(1), same = model_.make_cache(1);
+  ForwardOutput used;
+  for (const std::int64_t tokens : {5, 9, 1}) {
+    const std::vector<std::int32_t> ids = text(tokens, 2);
+    const SequenceInput input{.input_ids = ids, .logits_to_keep = all_positions};
+    model_.forward({&input, 1}, cache, {.output_hidden_states = true}, used);
+    const ForwardOutput expected = model_.forward({&input, 1}, same, {.output_hidden_states = true});
+    EXPECT_TRUE(same_bits(used.logits, expected.logits));
+    EXPECT_TRUE(same_bits(used.hidden_states.back(), expected.hidden_states.back()));
+    EXPECT_TRUE(used.last_hidden_state.view().empty());
+  }
+}
+
 TEST_P(CacheOf, NothingToFeedChangesNothing) {
   Mamba2Cache cache = model_.make_cache(1), same = model_.make_cache(1);
   feed(cache, 0, text(4, 0));
@@ -232,6 +272,9 @@ TEST_P(CacheOf, WrongSlotsAreErrors) {
   Mamba2Cache cache = model_.make_cache(2);
   EXPECT_THAT(test::error_of([&] { cache.copy_slot(0, 2); }), HasSubstr("slot 2 is outside"));
   EXPECT_THAT(test::error_of([&] { cache.reset(-1); }), HasSubstr("slot -1 is outside"));
+  const Mamba2Cache other = model_.make_cache(1);
+  EXPECT_THAT(test::error_of([&] { cache.copy_slot(other, 1, 0); }), HasSubstr("slot 1 is outside the cache's 1"));
+  EXPECT_THAT(test::error_of([&] { cache.copy_slot(other, 0, 2); }), HasSubstr("slot 2 is outside the cache's 2"));
   const std::vector<std::int64_t> few{0}, wrong{0, 2};
   EXPECT_THAT(test::error_of([&] { cache.reorder(few); }), HasSubstr("1 sources were given to reorder 2 slots"));
   EXPECT_THAT(test::error_of([&] { cache.reorder(wrong); }), HasSubstr("slot 2 is outside"));

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "mamba2/ops/backend.h"
+
+namespace mamba2 {
+
+/// A list of integers that every step writes anew and uploads.  The device memory stays at its address until a longer
+/// list comes, so a recorded step that reads it can be replayed with new contents.
+class DeviceIntegers {
+ public:
+  std::vector<std::int32_t> values;  ///< on the host; clear() and push_back() keep its memory
+
+  /// Copies the values to the device and gives them as a view there, valid until the next upload.
+  Tensor upload(Backend& backend);
+
+ private:
+  DeviceTensor device_;
+};
+
+}  // namespace mamba2
