@@ -4,26 +4,29 @@
 #include <cmath>
 #include <limits>
 
+#include "mamba2/generate/ranking.h"
+
 namespace mamba2 {
 
 namespace {
 
 constexpr float ruled_out = -std::numeric_limits<float>::infinity();
 
-float largest(std::span<const float> scores) {
-  return scores.empty() ? ruled_out : *std::max_element(scores.begin(), scores.end());
-}
-
 }  // namespace
 
 std::vector<float> softmax(std::span<const float> scores) {
-  const float highest = largest(scores);
+  const float most = highest(scores);
   std::vector<float> probabilities(scores.size());
   double sum = 0;
-  for (std::size_t i = 0; i < scores.size(); ++i) {
-    if (scores[i] == ruled_out && highest != ruled_out) continue;  // a cut distribution is mostly these
-    probabilities[i] = std::exp(scores[i] - highest);
-    sum += probabilities[i];
+  constexpr std::size_t block = 32;  // looked at together: a cut distribution is mostly tokens that are ruled out
+  for (std::size_t begin = 0; begin < scores.size(); begin += block) {
+    const auto part = scores.subspan(begin, std::min(block, scores.size() - begin));
+    if (most != ruled_out && highest(part) == ruled_out && !any_nan(part)) continue;
+    for (std::size_t i = begin; i < begin + part.size(); ++i) {
+      if (scores[i] == ruled_out && most != ruled_out) continue;
+      probabilities[i] = std::exp(scores[i] - most);
+      sum += probabilities[i];
+    }
   }
   const auto divisor = static_cast<float>(sum);
   for (float& probability : probabilities) probability /= divisor;
@@ -31,12 +34,12 @@ std::vector<float> softmax(std::span<const float> scores) {
 }
 
 void log_softmax(std::span<float> scores) {
-  const float highest = largest(scores);
-  if (highest == ruled_out) return;
+  const float most = highest(scores);
+  if (most == ruled_out && !any_nan(scores)) return;
   double sum = 0;
-  for (const float score : scores) sum += std::exp(score - highest);
+  for (const float score : scores) sum += std::exp(score - most);
   const auto log_sum = static_cast<float>(std::log(sum));
-  for (float& score : scores) score = score - highest - log_sum;
+  for (float& score : scores) score = score - most - log_sum;
 }
 
 }  // namespace mamba2

@@ -51,6 +51,18 @@ bool all_ruled_out(std::span<const float> scores) {
   return std::all_of(scores.begin(), scores.end(), [](float score) { return score == ruled_out; });
 }
 
+/// In the order of ids, in double; stretches of zeros, which a cut distribution has, add nothing and are passed over.
+double sum_of(std::span<const float> probabilities) {
+  constexpr std::size_t block = 32;
+  double sum = 0;
+  for (std::size_t begin = 0; begin < probabilities.size(); begin += block) {
+    const auto part = probabilities.subspan(begin, std::min(block, probabilities.size() - begin));
+    if (highest(part) == 0) continue;
+    sum = std::accumulate(part.begin(), part.end(), sum);
+  }
+  return sum;
+}
+
 /// How many of the tokens in order (best first) stay by top_p; `mass` is the probability of all of them together, and
 /// what lies outside of order comes after its last.  transformers removes a token where the mass of it and all worse
 /// ones is at most 1 - p.  Returns order.size() where even the last stays.
@@ -86,7 +98,7 @@ LogitsProcessor top_k(std::int64_t k) {
 LogitsProcessor top_p(double p, std::int64_t min_tokens_to_keep) {
   return [p, min_tokens_to_keep](const History&, std::span<float> scores) {
     const std::vector<float> probabilities = softmax(scores);
-    const double mass = std::accumulate(probabilities.begin(), probabilities.end(), 0.0);
+    const double mass = sum_of(probabilities);
     // The best few tokens hold most of the mass as a rule; only a flat distribution needs more of the order.
     std::size_t looked_at = std::max<std::size_t>(64, static_cast<std::size_t>(min_tokens_to_keep));
     for (;; looked_at *= 8) {

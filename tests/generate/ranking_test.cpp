@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace mamba2 {
 namespace {
@@ -24,6 +26,39 @@ TEST(Ranking, BreaksTiesAsAsked) {
 TEST(Ranking, OrdersInfinitiesAndNaN) {
   const std::vector<float> scores{-infinity, infinity, -std::nanf(""), -1};
   EXPECT_EQ(largest_indices(scores, 4, Ties::lower_index_first), (Indices{2, 1, 3, 0}));
+}
+
+TEST(Ranking, IsThatOfASortWhateverTheLengthTheCountAndTheTies) {
+  for (const std::size_t length : {1U, 31U, 32U, 33U, 100U, 1000U}) {
+    std::vector<float> scores;  // few different values, -inf among them, so that ties are everywhere
+    for (std::size_t i = 0; i < length; ++i) {
+      const auto level = static_cast<float>(i * i * 7 % 13);
+      scores.push_back(level < 6 ? -infinity : level);
+    }
+    for (const Ties ties : {Ties::lower_index_first, Ties::higher_index_first}) {
+      Indices sorted(length);
+      std::iota(sorted.begin(), sorted.end(), 0U);
+      if (ties == Ties::higher_index_first) std::reverse(sorted.begin(), sorted.end());
+      std::stable_sort(sorted.begin(), sorted.end(), [&](auto a, auto b) { return scores[a] > scores[b]; });
+      for (const std::size_t count : {1U, 5U, 32U, 70U, 999U}) {
+        const Indices expected(sorted.begin(), sorted.begin() + std::ptrdiff_t(std::min<std::size_t>(count, length)));
+        EXPECT_EQ(largest_indices(scores, count, ties), expected) << length << ", " << count;
+      }
+    }
+  }
+}
+
+TEST(Ranking, FindsTheHighestAndNaN) {
+  for (const std::size_t length : {1U, 15U, 16U, 40U}) {
+    std::vector<float> scores(length, -2);
+    scores[length / 2] = 3;
+    EXPECT_EQ(highest(scores), 3);
+    EXPECT_FALSE(any_nan(scores));
+    scores[length - 1] = std::nanf("");
+    EXPECT_TRUE(any_nan(scores));
+    EXPECT_EQ(highest(scores), length == 1 ? -infinity : 3);
+  }
+  EXPECT_EQ(highest({}), -infinity);
 }
 
 TEST(Ranking, GivesAllWhereMoreAreAskedFor) {
