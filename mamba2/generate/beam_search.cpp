@@ -44,6 +44,7 @@ class BeamSearch {
       Active& active = active_.emplace_back();
       active.group = std::make_unique<BeamGroup>(search_, prompt);
       while (std::ssize(active.rows) < beams_) active.rows.push_back(pool_.take());
+      pool_.start_afresh(active.rows[0]);
       inputs.push_back({active.rows[0], prompt.ids, true});
     }
     if (inputs.empty()) return;

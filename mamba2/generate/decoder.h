@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 namespace mamba2 {
@@ -12,18 +14,31 @@ struct DecoderInput {
   bool wants_logits = true;
 };
 
+/// The state of one row, kept apart from the rows.  Belongs to the decoder that made it and must not outlive it.
+class RowSnapshot {
+ public:
+  virtual ~RowSnapshot() = default;
+  virtual std::size_t bytes() const = 0;
+};
+
 /// What a search asks of a model: rows that each hold the state of one sequence, fed with tokens together.
 class Decoder {
  public:
   virtual ~Decoder() = default;
 
   virtual std::int64_t vocab_size() const = 0;
+  /// Whether a prompt fed in parts gives what it gives as a whole, but for rounding.
+  virtual bool splittable() const { return true; }
   /// Makes so many rows, each before its first token; earlier ones are gone.
   virtual void allocate(std::int64_t rows) = 0;
   /// Puts a row before its first token.
   virtual void reset(std::int64_t row) = 0;
   /// Row `to` becomes what row `from` is.
   virtual void copy(std::int64_t from, std::int64_t to) = 0;
+  /// A copy of a row's state.
+  virtual std::unique_ptr<RowSnapshot> keep(std::int64_t row) = 0;
+  /// Row becomes what the kept one was.
+  virtual void restore(const RowSnapshot& kept, std::int64_t row) = 0;
   /// Row i becomes what row sources[i] was, for all rows.
   virtual void reorder(std::span<const std::int64_t> sources) = 0;
   /// Feeds each named row its tokens.  Returns the logits after the last token of each input that wants them, in their

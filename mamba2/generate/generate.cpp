@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <map>
-#include <random>
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/log.h"
+#include "mamba2/generate/complete_config.h"
 #include "mamba2/generate/search.h"
 
 namespace mamba2 {
@@ -13,11 +13,6 @@ namespace mamba2 {
 namespace {
 
 using Ids = std::vector<std::int32_t>;
-
-std::uint64_t seed_from_system() {
-  std::random_device device;
-  return (static_cast<std::uint64_t>(device()) << 32U) | device();
-}
 
 /// Settings that this strategy does not look at, which the caller may not expect.
 void warn_of_unused(const GenerationConfig& asked) {
@@ -41,31 +36,6 @@ void warn_of_unused(const GenerationConfig& asked) {
   if (asked.min_new_tokens && asked.min_length) log_warning("'min_new_tokens' goes before 'min_length'");
 }
 
-GenerationConfig complete(const GenerationConfig& asked) {
-  asked.validate();
-  warn_of_unused(asked);
-  GenerationConfig config = asked;
-  if (config.min_new_tokens) config.min_length.reset();
-  config.fill_from(GenerationConfig::defaults());
-  if (!config.seed) config.seed = *config.do_sample ? seed_from_system() : 0;
-  return config;
-}
-
-Ids checked_ids(const Ids& ids, std::size_t index, const GenerationConfig& config, std::int64_t vocab_size) {
-  Ids checked = ids;
-  if (checked.empty()) {
-    require(config.bos_token_id.value_or(-1) >= 0, "prompt {} is empty and there is no bos_token_id to start from",
-            index);
-    checked.push_back(*config.bos_token_id);
-  }
-  for (std::size_t i = 0; i < checked.size(); ++i) {
-    require(checked[i] >= 0 && checked[i] < vocab_size,
-            "prompt {}: token {} at position {} is outside the vocabulary of {} tokens", index, checked[i], i,
-            vocab_size);
-  }
-  return checked;
-}
-
 void warn_of_unreachable(const GenerationConfig& config, std::int64_t prompt_length, std::int64_t max_length) {
   if (*config.min_length > max_length) {
     log_warning("'min_length' is {}, but the text ends at {} tokens", *config.min_length, max_length);
@@ -84,7 +54,7 @@ std::vector<Prompt> checked_prompts(std::span<const Ids> prompts, const Generati
   std::vector<Prompt> checked;
   std::map<Ids, std::int64_t> seen;  // how many sequences each prompt has by now
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    const Ids ids = checked_ids(prompts[i], i, config, vocab_size);
+    const Ids ids = complete_prompt(prompts[i], fmt::format("prompt {}", i), config, vocab_size);
     const std::int64_t max_length = max_length_for(config, std::ssize(ids));
     warn_of_unreachable(config, std::ssize(ids), max_length);
     std::int64_t& first_copy = seen[ids];
@@ -102,7 +72,9 @@ std::vector<Prompt> checked_prompts(std::span<const Ids> prompts, const Generati
 GenerateOutput generate(Decoder& decoder, std::span<const Ids> prompts, const GenerationConfig& asked,
                         const GenerateOptions& options) {
   require(options.max_rows > 0, "max_rows is {}, expected at least 1", options.max_rows);
-  const GenerationConfig config = complete(asked);
+  asked.validate();
+  warn_of_unused(asked);
+  const GenerationConfig config = complete_config(asked);
   constexpr std::int64_t most_continuations = std::int64_t{1} << 31;  // of a prompt's beams, which are ranked together
   require(*config.num_beams <= most_continuations / std::max<std::int64_t>(decoder.vocab_size(), 1),
           "'num_beams' is {}, which with a vocabulary of {} tokens is too many", *config.num_beams,
@@ -122,7 +94,8 @@ GenerateOutput generate(Decoder& decoder, std::span<const Ids> prompts, const Ge
   }
 
   const auto start = std::chrono::steady_clock::now();
-  const Search search{decoder, config, processors, stopping, options.streamer, options.max_rows, checked, output};
+  const Search search{decoder,        config,           processors,       stopping, options.make_text_decoder,
+                      options.cancel, options.streamer, options.max_rows, checked,  output};
   if (checked.empty()) return output;
   if (*config.num_beams > 1) {
     beam_search(search);

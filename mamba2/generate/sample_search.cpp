@@ -1,123 +1,91 @@
-// Greedy search and sampling: every sequence goes its own way.  Sequences join as rows become free and leave as they
-// end, so the batch holds only those that still grow.
+// Greedy search and sampling: every sequence goes its own way, so they are requests to an engine.
 
 #include <algorithm>
+#include <exception>
 #include <utility>
+#include <vector>
 
+#include "mamba2/generate/engine.h"
 #include "mamba2/generate/search.h"
 
 namespace mamba2 {
 
 namespace {
 
-std::int64_t rows_for(const Search& search) {
-  std::int64_t sequences = 0;
-  for (const Prompt& prompt : search.prompts) sequences += prompt.copies;
-  return std::min(search.max_rows, sequences);
-}
-
 class SampleSearch {
  public:
-  explicit SampleSearch(const Search& search) : search_(search), pool_(search.decoder, rows_for(search)) {}
+  explicit SampleSearch(const Search& search)
+      : search_(search),
+        streamed_(search.output.results.size()),
+        engine_(search.decoder,
+                {.slots = slots_for(search), .most_waiting = std::max<std::int64_t>(1, std::ssize(search.prompts))}) {}
 
   void run() {
-    for (admit(); !active_.empty() && !search_.stopping.cancelled(); admit()) step();
-    for (const Sequence& sequence : active_) end(sequence, FinishReason::cancelled);
+    for (const Prompt& prompt : search_.prompts) engine_.submit(request_of(prompt));
+    while (engine_.step() && !error_) {
+    }
+    if (error_) std::rethrow_exception(error_);
+    const EngineTotals& totals = engine_.totals();
+    search_.output.timings.prefill_tokens = totals.prefill_tokens;
+    search_.output.timings.decode_tokens = totals.decode_tokens;
+    search_.output.timings.prefill_s = totals.prefill_s;
   }
 
  private:
-  struct Sequence {
-    std::int64_t row = 0;
-    std::size_t result = 0;
-    std::int64_t max_length = 0;
-    std::vector<std::int32_t> ids;
-    std::int64_t prompt_length = 0;
-    SequenceRandom random;
-  };
-
-  GenerationResult& result_of(const Sequence& sequence) { return search_.output.results[sequence.result]; }
-
-  /// Starts as many waiting prompts as there are rows for.
-  void admit() {
-    if (search_.stopping.cancelled()) return;
-    const std::size_t first_new = active_.size();
-    std::vector<DecoderInput> inputs;
-    std::vector<std::size_t> input_of;  // for each new sequence
-    for (; next_prompt_ < search_.prompts.size(); ++next_prompt_) {
-      const Prompt& prompt = search_.prompts[next_prompt_];
-      if (pool_.free() < prompt.copies) break;
-      for (std::int64_t copy = 0; copy < prompt.copies; ++copy) {
-        const std::size_t result = prompt.result + static_cast<std::size_t>(copy);
-        active_.push_back({pool_.take(), result, prompt.max_length, prompt.ids, std::ssize(prompt.ids),
-                           SequenceRandom(search_.config.seed.value(), prompt.ids, prompt.first_copy + copy)});
-        if (copy == 0) inputs.push_back({active_.back().row, prompt.ids, true});
-        input_of.push_back(inputs.size() - 1);
-        if (search_.streamer != nullptr) search_.streamer->prompt(result, prompt.ids);
-      }
-    }
-    if (inputs.empty()) return;
-    const std::vector<float> logits = prefill(search_, inputs);
-    if (logits.empty()) return;  // cancelled
-    const auto fresh = std::span(active_).subspan(first_new);
-    for (std::size_t i = 0; i < fresh.size(); ++i) {
-      const std::int64_t prompt_row = inputs[input_of[i]].row;
-      if (fresh[i].row != prompt_row) search_.decoder.copy(prompt_row, fresh[i].row);
-    }
-    for (std::size_t i = 0; i < fresh.size(); ++i) {
-      const auto of_prompt = logits_of(std::span(logits), input_of[i]);
-      std::vector<float> scores(of_prompt.begin(), of_prompt.end());
-      extend(fresh[i], scores);
-    }
-    drop_ended();
+  static std::int64_t slots_for(const Search& search) {
+    std::int64_t sequences = 0;
+    for (const Prompt& prompt : search.prompts) sequences += prompt.copies;
+    return std::min(search.max_rows, sequences);
   }
 
-  template <class T>
-  std::span<T> logits_of(std::span<T> logits, std::size_t input) const {
-    const auto vocab_size = static_cast<std::size_t>(search_.decoder.vocab_size());
-    return logits.subspan(input * vocab_size, vocab_size);
+  Request request_of(const Prompt& prompt) {
+    Request request{.prompt_ids = prompt.ids,
+                    .config = search_.config,
+                    .make_text_decoder = search_.make_text_decoder,
+                    .cancel = search_.cancel,
+                    .first_copy = prompt.first_copy,
+                    .from = 0,
+                    .on_snapshot = {},
+                    .on_token = {},
+                    .on_end = {}};
+    request.config.num_return_sequences = prompt.copies;
+    if (search_.streamer != nullptr)
+      request.on_token = [this, &prompt](std::int64_t copy, std::int32_t id) { stream(prompt, copy, id); };
+    request.on_end = [this, &prompt](const SequenceEnd& end) { finish(prompt, end); };
+    return request;
   }
 
-  void step() {
-    std::vector<DecoderInput> inputs;
-    for (const Sequence& sequence : active_) inputs.push_back({sequence.row, std::span(sequence.ids).last(1), true});
-    const std::span<float> logits = decode(search_, inputs);
-    for (std::size_t i = 0; i < active_.size(); ++i) extend(active_[i], logits_of(logits, i));
-    drop_ended();
+  static std::size_t result_of(const Prompt& prompt, std::int64_t copy) {
+    return prompt.result + static_cast<std::size_t>(copy);
   }
 
-  /// Chooses the next token; a sequence that ends with it gives its row back.
-  void extend(Sequence& sequence, std::span<float> scores) {
-    search_.process({sequence.ids, sequence.prompt_length, sequence.max_length}, scores);
-    const std::int64_t step = std::ssize(sequence.ids) - sequence.prompt_length;
-    const std::int32_t token =
-        *search_.config.do_sample ? sample(scores, sequence.random.uniform(step, 0)) : argmax(scores);
-    const auto reason = search_.stopping.after(sequence.ids, token, sequence.max_length);
-    sequence.ids.push_back(token);
-    if (search_.streamer != nullptr) search_.streamer->put(sequence.result, {&token, 1});
-    if (reason) {
-      end(sequence, *reason);
-      pool_.give_back(std::exchange(sequence.row, ended));
+  void stream(const Prompt& prompt, std::int64_t copy, std::int32_t id) {
+    const std::size_t result = result_of(prompt, copy);
+    if (!streamed_[result]) search_.streamer->prompt(result, prompt.ids);
+    streamed_[result] = true;
+    search_.streamer->put(result, {&id, 1});
+  }
+
+  void finish(const Prompt& prompt, const SequenceEnd& end) {
+    if (!error_) error_ = end.error;
+    if (error_) return;
+    const std::size_t place = result_of(prompt, end.sequence);
+    GenerationResult& result = search_.output.results[place];
+    result.new_ids.assign(end.new_ids.begin(), end.new_ids.end());
+    result.ids.insert(result.ids.end(), end.new_ids.begin(), end.new_ids.end());
+    result.finish_reason = end.reason;
+    if (!streamed_[place]) return;
+    try {
+      search_.streamer->end(place);
+    } catch (...) {
+      error_ = std::current_exception();
     }
   }
-
-  void end(const Sequence& sequence, FinishReason reason) {
-    GenerationResult& result = result_of(sequence);
-    result.ids = sequence.ids;
-    result.new_ids.assign(sequence.ids.begin() + sequence.prompt_length, sequence.ids.end());
-    result.finish_reason = reason;
-    if (search_.streamer != nullptr) search_.streamer->end(sequence.result);
-  }
-
-  void drop_ended() {
-    std::erase_if(active_, [](const Sequence& sequence) { return sequence.row == ended; });
-  }
-
-  static constexpr std::int64_t ended = -1;
 
   const Search& search_;
-  RowPool pool_;
-  std::size_t next_prompt_ = 0;
-  std::vector<Sequence> active_;
+  std::exception_ptr error_;    // of the first sequence that failed
+  std::vector<bool> streamed_;  // results that the streamer knows
+  Engine engine_;               // last: as it goes it ends what is left
 };
 
 }  // namespace

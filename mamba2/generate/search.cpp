@@ -14,9 +14,16 @@ RowPool::RowPool(Decoder& decoder, std::int64_t rows)
 std::int64_t RowPool::take() {
   const std::int64_t row = free_.back();
   free_.pop_back();
-  if (used_[static_cast<std::size_t>(row)]) decoder_.reset(row);
-  used_[static_cast<std::size_t>(row)] = true;
   return row;
+}
+
+void RowPool::start_afresh(std::int64_t row) {
+  if (used_[static_cast<std::size_t>(row)]) decoder_.reset(row);
+}
+
+void RowPool::give_back(std::int64_t row) {
+  used_[static_cast<std::size_t>(row)] = true;
+  free_.push_back(row);
 }
 
 std::vector<float> prefill(const Search& search, std::span<const DecoderInput> prompts) {

@@ -26,6 +26,8 @@ struct Search {
   const GenerationConfig& config;  ///< validated, filled from defaults()
   std::span<const LogitsProcessor> processors;
   const Stopping& stopping;
+  const MakeTextDecoder& make_text_decoder;
+  const std::atomic<bool>* cancel;
   BaseStreamer* streamer;
   std::int64_t max_rows;
   std::span<const Prompt> prompts;
@@ -42,15 +44,17 @@ class RowPool {
   RowPool(Decoder& decoder, std::int64_t rows);
   std::int64_t free() const { return std::ssize(free_); }
   std::int64_t size() const { return size_; }
-  /// A row before its first token; free() > 0.
+  /// A row with any contents; free() > 0.
   std::int64_t take();
-  void give_back(std::int64_t row) { free_.push_back(row); }
+  /// Puts a row that was taken before its first token.
+  void start_afresh(std::int64_t row);
+  void give_back(std::int64_t row);
 
  private:
   Decoder& decoder_;
   std::int64_t size_;
   std::vector<std::int64_t> free_;
-  std::vector<bool> used_;
+  std::vector<bool> used_;  // by whom had them before
 };
 
 /// Feeds each prompt into its row, in pieces between which a cancellation is seen, and gives the logits after the last

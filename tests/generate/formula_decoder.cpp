@@ -20,7 +20,21 @@ class TableTextDecoder : public TextDecoder {
   const std::vector<std::string>& texts_;
 };
 
+struct KeptTokens : RowSnapshot {
+  explicit KeptTokens(std::vector<std::int32_t> tokens) : ids(std::move(tokens)) {}
+  std::size_t bytes() const override { return ids.size() * sizeof(std::int32_t); }
+  const std::vector<std::int32_t> ids;
+};
+
 }  // namespace
+
+std::unique_ptr<RowSnapshot> FormulaDecoder::keep(std::int64_t row) {
+  return std::make_unique<KeptTokens>(rows_.at(static_cast<std::size_t>(row)));
+}
+
+void FormulaDecoder::restore(const RowSnapshot& kept, std::int64_t row) {
+  rows_.at(static_cast<std::size_t>(row)) = static_cast<const KeptTokens&>(kept).ids;
+}
 
 void FormulaDecoder::reorder(std::span<const std::int64_t> sources) {
   const std::vector<std::vector<std::int32_t>> before = rows_;

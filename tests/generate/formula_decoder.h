@@ -21,6 +21,8 @@ class FormulaDecoder : public Decoder {
   void copy(std::int64_t from, std::int64_t to) override {
     rows_.at(static_cast<std::size_t>(to)) = rows_.at(static_cast<std::size_t>(from));
   }
+  std::unique_ptr<RowSnapshot> keep(std::int64_t row) override;
+  void restore(const RowSnapshot& kept, std::int64_t row) override;
   void reorder(std::span<const std::int64_t> sources) override;
   std::span<float> feed(std::span<const DecoderInput> inputs) override;
 

@@ -1,0 +1,290 @@
+#include "mamba2/generate/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "mamba2/base/error.h"
+#include "mamba2/base/log.h"
+#include "mamba2/generate/engine_job.h"
+#include "mamba2/generate/engine_queue.h"
+#include "mamba2/generate/model_decoder.h"
+#include "mamba2/generate/prefix_cache.h"
+#include "mamba2/generate/search.h"
+
+namespace mamba2 {
+
+namespace {
+
+const EngineOptions& checked(const EngineOptions& options) {
+  require(options.slots >= 1, "slots is {}, expected 1 or more", options.slots);
+  require(options.step_tokens >= 1, "step_tokens is {}, expected 1 or more", options.step_tokens);
+  require(options.prefill_piece >= 1, "prefill_piece is {}, expected 1 or more", options.prefill_piece);
+  require(options.most_waiting >= 1, "most_waiting is {}, expected 1 or more", options.most_waiting);
+  return options;
+}
+
+}  // namespace
+
+Engine::Engine(Decoder& decoder, const EngineOptions& options)
+    : decoder_(decoder),
+      options_(checked(options)),
+      queue_(std::make_unique<EngineQueue>(options.most_waiting)),
+      rows_(std::make_unique<RowPool>(decoder, options.slots)),
+      prefixes_(std::make_unique<PrefixCache>(options.prefill_piece,
+                                              decoder.splittable() ? options.prefix_cache_bytes : 0)) {}
+
+Engine::Engine(Mamba2ForCausalLM& model, const EngineOptions& options)
+    : Engine(std::make_unique<ModelDecoder>(model), options) {}
+
+Engine::Engine(std::unique_ptr<Decoder> decoder, const EngineOptions& options) : Engine(*decoder, options) {
+  owned_decoder_ = std::move(decoder);
+}
+
+Engine::~Engine() {
+  take_commands();
+  cancel_jobs([](const EngineJob&) { return true; });
+}
+
+RequestId Engine::submit(Request request) {
+  return queue_->submit(std::make_unique<EngineJob>(std::move(request), decoder_.vocab_size(), options_.slots));
+}
+
+void Engine::cancel(RequestId id) {
+  queue_->cancel(id);
+}
+
+void Engine::drop_snapshot(SnapshotId id) {
+  queue_->drop(id);
+}
+
+bool Engine::step() {
+  take_commands();
+  cancel_jobs([](const EngineJob& job) { return job.stopping.cancelled(); });
+  admit();
+  plan();
+  if (!inputs_.empty()) feed();
+  drop_ended();
+  return !active_.empty() || !waiting_.empty() || queue_->has_commands();
+}
+
+void Engine::run(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    if (!step()) queue_->wait(stop);
+  }
+  take_commands();
+  cancel_jobs([](const EngineJob&) { return true; });
+}
+
+void Engine::take_commands() {
+  EngineCommands commands = queue_->take();
+  for (std::unique_ptr<EngineJob>& job : commands.submitted) waiting_.push_back(std::move(job));
+  for (const SnapshotId id : commands.dropped) snapshots_.erase(id);
+  if (commands.cancelled.empty()) return;
+  cancel_jobs([&](const EngineJob& job) { return std::ranges::count(commands.cancelled, job.id) > 0; });
+}
+
+void Engine::cancel_jobs(const std::function<bool(const EngineJob&)>& condition) {
+  for (const std::unique_ptr<EngineJob>& job : active_)
+    if (condition(*job)) end_all(*job, nullptr);
+  drop_ended();
+  std::erase_if(waiting_, [&](const std::unique_ptr<EngineJob>& job) {
+    if (!condition(*job)) return false;
+    end_all(*job, nullptr);
+    queue_->stopped_waiting();
+    return true;
+  });
+}
+
+void Engine::admit() {
+  while (!waiting_.empty() && rows_->free() >= std::ssize(waiting_.front()->sequences)) {
+    active_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+    queue_->stopped_waiting();
+    begin(*active_.back());
+    drop_ended();
+  }
+}
+
+/// Takes rows, and puts the first one where the prompt starts.
+void Engine::begin(EngineJob& job) {
+  for (EngineSequence& sequence : job.sequences) sequence.row = rows_->take();
+  try {
+    const std::int64_t row = job.sequences.front().row;
+    if (job.request.from != 0) {
+      const Snapshot& snapshot = snapshot_for(job);
+      decoder_.restore(*snapshot.state, row);
+      job.fed = std::ssize(snapshot.ids);
+      if (job.fed == job.prompt_length()) start_decoding(job, snapshot.logits);
+    } else if (const PrefixCache::Entry* prefix = prefixes_->find(job.request.prompt_ids); prefix != nullptr) {
+      decoder_.restore(*prefix->state, row);
+      job.fed = std::ssize(prefix->ids);
+    } else {
+      rows_->start_afresh(row);
+    }
+  } catch (...) {
+    end_all(job, std::current_exception());
+  }
+}
+
+const Engine::Snapshot& Engine::snapshot_for(const EngineJob& job) const {
+  const auto found = snapshots_.find(job.request.from);
+  require(found != snapshots_.end(), "snapshot {} is not kept, or no longer", job.request.from);
+  const std::vector<std::int32_t>&kept = found->second.ids, &prompt = job.request.prompt_ids;
+  require(kept.size() <= prompt.size() && std::equal(kept.begin(), kept.end(), prompt.begin()),
+          "the prompt does not begin with the {} tokens of snapshot {}", kept.size(), job.request.from);
+  return found->second;
+}
+
+/// Chooses what this step feeds; the class's comment says how.
+void Engine::plan() {
+  inputs_.clear();
+  parts_.clear();
+  for (const std::unique_ptr<EngineJob>& job : active_) {
+    if (!job->decoding) continue;
+    for (std::size_t i = 0; i < job->sequences.size(); ++i) {
+      const EngineSequence& sequence = job->sequences[i];
+      inputs_.push_back({sequence.row, std::span(sequence.ids).last(1), true});
+      parts_.push_back({job.get(), i, 0});
+    }
+  }
+  plan_prompts();
+}
+
+void Engine::plan_prompts() {
+  std::int64_t room = options_.step_tokens - std::ssize(inputs_);
+  bool first = true;
+  for (const std::unique_ptr<EngineJob>& job : active_) {
+    if (job->decoding) continue;
+    const std::int64_t length = job->prompt_length();
+    const std::int64_t cut = (job->fed / options_.prefill_piece + 1) * options_.prefill_piece;
+    const std::int64_t end = decoder_.splittable() ? std::min(cut, length) : length;
+    const std::int64_t tokens = end - job->fed;
+    if (!first && tokens > room) break;
+    first = false;
+    room -= tokens;
+    const auto ids = std::span<const std::int32_t>(job->request.prompt_ids)
+                         .subspan(static_cast<std::size_t>(job->fed), static_cast<std::size_t>(tokens));
+    inputs_.push_back({job->sequences.front().row, ids, end == length});
+    parts_.push_back({job.get(), 0, tokens});
+  }
+}
+
+void Engine::feed() {
+  const auto start = std::chrono::steady_clock::now();
+  std::span<float> logits;
+  try {
+    logits = decoder_.feed(inputs_);
+  } catch (...) {
+    for (const Part& part : parts_) end_all(*part.job, std::current_exception());
+    return;
+  }
+  count(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  distribute(logits);
+}
+
+void Engine::count(double seconds) {
+  std::int64_t prefill = 0, decode = 0;
+  for (const Part& part : parts_) {
+    prefill += part.prompt_tokens;
+    decode += part.prompt_tokens == 0 ? 1 : 0;
+  }
+  const double share = static_cast<double>(prefill) / static_cast<double>(prefill + decode);
+  ++totals_.steps;
+  totals_.prefill_tokens += prefill;
+  totals_.decode_tokens += decode;
+  totals_.prefill_s += seconds * share;
+  totals_.decode_s += seconds * (1 - share);
+}
+
+/// Gives each input of the step the logits that came of it.
+void Engine::distribute(std::span<float> logits) {
+  const auto vocab_size = static_cast<std::size_t>(decoder_.vocab_size());
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    std::span<float> scores;
+    if (inputs_[i].wants_logits) {
+      scores = logits.first(vocab_size);
+      logits = logits.subspan(vocab_size);
+    }
+    EngineJob& job = *parts_[i].job;
+    if (parts_[i].prompt_tokens == 0)
+      extend(job, job.sequences[parts_[i].sequence], scores);
+    else
+      advance_prompt(job, parts_[i].prompt_tokens, scores);
+  }
+}
+
+void Engine::advance_prompt(EngineJob& job, std::int64_t tokens, std::span<const float> logits) {
+  try {
+    job.fed += tokens;
+    const auto fed = std::span(job.request.prompt_ids).first(static_cast<std::size_t>(job.fed));
+    if (prefixes_->wants(fed)) prefixes_->insert(fed, decoder_.keep(job.sequences.front().row));
+    if (job.fed == job.prompt_length()) start_decoding(job, logits);
+  } catch (...) {
+    end_all(job, std::current_exception());
+  }
+}
+
+void Engine::keep_snapshot(const EngineJob& job, std::span<const float> logits) {
+  Snapshot kept{.ids = job.request.prompt_ids,
+                .state = decoder_.keep(job.sequences.front().row),
+                .logits = {logits.begin(), logits.end()}};
+  const SnapshotId id = ++last_snapshot_;
+  job.request.on_snapshot(id);  // where it throws, nobody knows of the state and it goes
+  snapshots_.emplace(id, std::move(kept));
+}
+
+/// Every sequence goes on from the prompt's row and chooses its first token.
+void Engine::start_decoding(EngineJob& job, std::span<const float> logits) {
+  if (job.request.on_snapshot) keep_snapshot(job, logits);
+  const std::int64_t prompt_row = job.sequences.front().row;
+  for (const EngineSequence& sequence : std::span(job.sequences).subspan(1)) decoder_.copy(prompt_row, sequence.row);
+  job.decoding = true;
+  std::vector<float> scores;
+  for (EngineSequence& sequence : job.sequences) {
+    scores.assign(logits.begin(), logits.end());
+    extend(job, sequence, scores);
+  }
+}
+
+/// Chooses the next token.
+void Engine::extend(EngineJob& job, EngineSequence& sequence, std::span<float> scores) {
+  try {
+    const History history{sequence.ids, job.prompt_length(), job.max_length};
+    for (const LogitsProcessor& process : job.processors) process(history, scores);
+    const std::int64_t step = std::ssize(sequence.ids) - job.prompt_length();
+    const std::int32_t token =
+        *job.request.config.do_sample ? sample(scores, sequence.random.uniform(step, 0)) : argmax(scores);
+    const std::optional<FinishReason> reason = job.stopping.after(sequence.ids, token, job.max_length);
+    sequence.ids.push_back(token);
+    if (job.request.on_token) job.request.on_token(sequence.number, token);
+    if (reason) end(job, sequence, *reason, nullptr);
+  } catch (...) {
+    end(job, sequence, FinishReason::cancelled, std::current_exception());
+  }
+}
+
+void Engine::end(EngineJob& job, EngineSequence& sequence, FinishReason reason, const std::exception_ptr& error) {
+  if (sequence.ended) return;
+  sequence.ended = true;
+  if (sequence.row != EngineSequence::no_row) rows_->give_back(sequence.row);
+  if (!job.request.on_end) return;
+  const auto new_ids = std::span(sequence.ids).subspan(static_cast<std::size_t>(job.prompt_length()));
+  try {
+    job.request.on_end({.sequence = sequence.number, .reason = reason, .new_ids = new_ids, .error = error});
+  } catch (const std::exception& thrown) {
+    log_warning("request {}: on_end failed: {}", job.id, thrown.what());
+  }
+}
+
+void Engine::end_all(EngineJob& job, const std::exception_ptr& error) {
+  for (EngineSequence& sequence : job.sequences) end(job, sequence, FinishReason::cancelled, error);
+}
+
+void Engine::drop_ended() {
+  for (const std::unique_ptr<EngineJob>& job : active_)
+    std::erase_if(job->sequences, [](const EngineSequence& sequence) { return sequence.ended; });
+  std::erase_if(active_, [](const std::unique_ptr<EngineJob>& job) { return job->sequences.empty(); });
+}
+
+}  // namespace mamba2
