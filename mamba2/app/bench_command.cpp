@@ -8,11 +8,12 @@
 #include "mamba2/app/commands.h"
 #include "mamba2/app/interrupt.h"
 #include "mamba2/app/machine.h"
+#include "mamba2/app/model_cost.h"
 #include "mamba2/app/options.h"
 #include "mamba2/app/random_model.h"
 #include "mamba2/base/error.h"
 #include "mamba2/cpu/isa.h"
-#include "mamba2/model/locate.h"
+#include "mamba2/generate/sampler.h"
 
 namespace mamba2::app {
 namespace {
@@ -25,7 +26,14 @@ struct BenchCommand {
   int repeat = 3;
 
   void run();
+
+ private:
+  Mamba2ForCausalLM open_model() const;
+  std::vector<BenchRun> planned_runs() const;
 };
+
+/// Tokens that a sequence has before decoding is timed.
+constexpr std::int64_t tokens_before_decode = 16;
 
 int threads_used(int asked) {
   if (asked > 0) return asked;
@@ -33,117 +41,160 @@ int threads_used(int asked) {
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
-/// Bytes of the matrices that a token's forward pass reads, and of one sequence's state, read and written.
-struct Traffic {
-  std::int64_t weights = 0, state = 0;
+/// Feeds sequences and takes the time.
+class Stopwatch {
+ public:
+  Stopwatch(Mamba2ForCausalLM& model, std::int64_t slots) : model_(model), cache_(model.make_cache(slots)) {}
+
+  double seconds_of(const BenchRun& run) {
+    cache_.reset();
+    if (!run.decodes) return prefill(run.tokens, run.batch);
+    prefill(tokens_before_decode, run.batch);
+    return decode(run.tokens, run.batch);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+  double prefill(std::int64_t tokens, std::int64_t batch) {
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      ids[i] = static_cast<std::int32_t>(i * 7919 % static_cast<std::size_t>(model_.config().vocab_size));
+    inputs_.clear();
+    for (std::int64_t b = 0; b < batch; ++b) inputs_.push_back({.input_ids = ids, .slot = b});
+    const auto start = Clock::now();
+    model_.forward(inputs_, cache_, {}, output_);
+    return since(start);
+  }
+
+  /// Greedily, since a step ends with its token.
+  double decode(std::int64_t steps, std::int64_t batch) {
+    const auto vocab_size = static_cast<std::size_t>(model_.config().vocab_size);
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(batch), 1);
+    inputs_.clear();
+    for (std::size_t b = 0; b < ids.size(); ++b)
+      inputs_.push_back({.input_ids = std::span(ids).subspan(b, 1), .slot = static_cast<std::int64_t>(b)});
+    const auto start = Clock::now();
+    for (std::int64_t step = 0; step < steps; ++step) {
+      model_.forward(inputs_, cache_, {}, output_);
+      for (std::size_t b = 0; b < ids.size(); ++b)
+        ids[b] = argmax(output_.logits.span<const float>().subspan(b * vocab_size, vocab_size));
+      check_interrupt();
+    }
+    return since(start);
+  }
+
+  Mamba2ForCausalLM& model_;
+  Mamba2Cache cache_;
+  std::vector<SequenceInput> inputs_;
+  ForwardOutput output_;
 };
 
-Traffic traffic_of(const Mamba2ForCausalLM& model) {
-  const Mamba2Config& config = model.config();
-  Traffic traffic;
-  ModelWeights& weights = const_cast<ModelWeights&>(model.model().weights());
-  for (const TensorSlot& slot : tensor_table(config, weights)) {
-    if (slot.matrix == nullptr || slot.name == "backbone.embeddings.weight") continue;
-    traffic.weights += static_cast<std::int64_t>(bytes_for((*slot.matrix)->dtype, slot.shape.elements()));
-  }
-  const PreparedWeight& head = *model.model().weights().head();
-  traffic.weights += static_cast<std::int64_t>(bytes_for(head.dtype, head.shape.elements()));
-  traffic.state = 2 * static_cast<std::int64_t>(model.make_cache(1).bytes_per_slot());
-  return traffic;
-}
+/// Medians of what was measured, the limits of the machine and the runs in turn, so that a machine whose speed drifts
+/// gives each its share of every phase.
+struct Measured {
+  MachineLimits limits;
+  std::vector<double> seconds;  // one a run
+};
 
-/// Seconds to feed `tokens` tokens to each of `batch` fresh sequences.
-double time_prefill(Mamba2ForCausalLM& model, Mamba2Cache& cache, std::int64_t tokens, std::int64_t batch) {
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
-  for (std::size_t i = 0; i < ids.size(); ++i)
-    ids[i] = static_cast<std::int32_t>(i * 7919 % static_cast<std::size_t>(model.config().vocab_size));
-  std::vector<SequenceInput> inputs;
-  for (std::int64_t b = 0; b < batch; ++b) inputs.push_back({.input_ids = ids, .slot = b});
-  cache.reset();
-  const auto start = std::chrono::steady_clock::now();
-  model.forward(inputs, cache);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double time_decode(Mamba2ForCausalLM& model, Mamba2Cache& cache, std::int64_t steps, std::int64_t batch) {
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(batch), 1);
-  const auto start = std::chrono::steady_clock::now();
-  for (std::int64_t step = 0; step < steps; ++step) {
-    std::vector<SequenceInput> inputs;
-    for (std::size_t b = 0; b < ids.size(); ++b)
-      inputs.push_back({.input_ids = std::span(ids).subspan(b, 1), .slot = static_cast<std::int64_t>(b)});
-    const ForwardOutput output = model.forward(inputs, cache);
-    for (std::size_t b = 0; b < ids.size(); ++b) {
-      const Tensor row = output.logits.view()[static_cast<std::int64_t>(b)];
-      ids[b] =
-          static_cast<std::int32_t>(std::max_element(row.as<float>(), row.as<float>() + row.size(0)) - row.as<float>());
+Measured measure(Mamba2ForCausalLM& model, std::span<const BenchRun> runs, int threads, int repeat) {
+  std::int64_t slots = 1;
+  for (const BenchRun& run : runs) slots = std::max(slots, run.batch);
+  Stopwatch stopwatch(model, slots);
+  std::vector<std::vector<double>> times(runs.size());
+  std::vector<double> read, f32, bf16, s8;
+  for (const BenchRun& run : runs)
+    stopwatch.seconds_of({run.decodes, std::min<std::int64_t>(run.tokens, 2), run.batch});
+  for (int i = 0; i < repeat; ++i) {
+    const MachineLimits limits = measure_limits(model.model().backend(), threads);
+    read.push_back(limits.read_gb_per_s);
+    f32.push_back(limits.f32_gflop_per_s);
+    bf16.push_back(limits.bf16_gflop_per_s);
+    s8.push_back(limits.s8_gflop_per_s);
+    for (std::size_t r = 0; r < runs.size(); ++r) {
+      check_interrupt();
+      times[r].push_back(stopwatch.seconds_of(runs[r]));
     }
-    check_interrupt();
   }
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  Measured measured{.limits = {median(read), median(f32), median(bf16), median(s8)}, .seconds = {}};
+  for (std::vector<double>& of_run : times) measured.seconds.push_back(median(std::move(of_run)));
+  return measured;
+}
+
+Json json_of(const BenchRun& run, const RunCost& cost, double seconds, double share) {
+  return {{"phase", run.decodes ? "decode" : "prefill"},
+          {"tokens", run.tokens},
+          {"batch", run.batch},
+          {"tokens_per_s", static_cast<double>(run.tokens * run.batch) / seconds},
+          {"ms", seconds * 1e3},
+          {"weight_bytes", cost.weight_bytes},
+          {"state_bytes", cost.state_bytes},
+          {"gb_per_s", cost.total_bytes / seconds * 1e-9},
+          {"share_of_limit", share}};
+}
+
+Json json_of(const MachineLimits& limits, int threads) {
+  return {{"cpu", processor_name()},
+          {"isa", cpu::name(cpu::choose_isa())},
+          {"threads", threads},
+          {"read_gb_per_s", limits.read_gb_per_s},
+          {"gemm_gflop_per_s",
+           {{"f32", limits.f32_gflop_per_s}, {"bf16", limits.bf16_gflop_per_s}, {"s8", limits.s8_gflop_per_s}}}};
+}
+
+/// The same for people.
+void print_table(const Json& machine, std::string_view device, const Json& runs) {
+  const Json& rates = machine["gemm_gflop_per_s"];
+  print(fmt::format("{}, {}, {} threads, device {}\n", machine["cpu"].get<std::string>(),
+                    machine["isa"].get<std::string>(), machine["threads"].get<int>(), device));
+  print(
+      fmt::format("reads {:.1f} GB/s; multiplies {:.0f} (f32), {:.0f} (bf16 weights), {:.0f} (q8_0 weights) GFLOP/s\n",
+                  machine["read_gb_per_s"].get<double>(), rates["f32"].get<double>(), rates["bf16"].get<double>(),
+                  rates["s8"].get<double>()));
+  print(fmt::format("{:8} {:>7} {:>6} {:>12} {:>11} {:>8} {:>13}\n", "phase", "tokens", "batch", "tokens/s", "ms",
+                    "GB/s", "of the limit"));
+  for (const Json& run : runs)
+    print(fmt::format("{:8} {:7} {:6} {:12.1f} {:11.2f} {:8.1f} {:11.1f} %\n", run["phase"].get<std::string>(),
+                      run["tokens"].get<std::int64_t>(), run["batch"].get<std::int64_t>(),
+                      run["tokens_per_s"].get<double>(), run["ms"].get<double>(), run["gb_per_s"].get<double>(),
+                      run["share_of_limit"].get<double>() * 100));
+}
+
+Mamba2ForCausalLM BenchCommand::open_model() const {
+  if (shape.empty()) return Mamba2ForCausalLM::from_pretrained(options.model_path(), options.load);
+  const Mamba2Config config = config_of_shape(shape);
+  return Mamba2ForCausalLM(Mamba2Model(config, random_weights(config), options.load));
+}
+
+std::vector<BenchRun> BenchCommand::planned_runs() const {
+  std::vector<BenchRun> runs;
+  for (const std::int64_t batch : batches) {
+    for (const std::int64_t tokens : prompts) runs.push_back({.decodes = false, .tokens = tokens, .batch = batch});
+    if (generate > 0) runs.push_back({.decodes = true, .tokens = generate, .batch = batch});
+  }
+  return runs;
 }
 
 void BenchCommand::run() {
   catch_interrupts();
-  std::optional<Mamba2Model> backbone;
-  if (shape.empty()) {
-    backbone.emplace(Mamba2Model::from_pretrained(options.model_path(), options.load));
-  } else {
-    const Mamba2Config config = config_of_shape(shape);
-    backbone.emplace(config, random_weights(config), options.load);
-  }
-  Mamba2ForCausalLM model(std::move(*backbone));
+  Mamba2ForCausalLM model = open_model();
   const int threads = threads_used(options.load.threads);
-  const MachineLimits limits = measure_limits(model.model().backend(), threads);
-  const Traffic traffic = traffic_of(model);
+  const std::vector<BenchRun> runs = planned_runs();
+  const Measured measured = measure(model, runs, threads, repeat);
 
-  Json runs = Json::array();
-  auto add = [&](const char* phase, std::int64_t tokens, std::int64_t batch, double seconds) {
-    const bool decode = std::string_view(phase) == "decode";
-    const double bytes = static_cast<double>(decode ? tokens * (traffic.weights + batch * traffic.state) : 0);
-    const double rate = static_cast<double>(tokens * batch) / seconds;
-    // decode: read bandwidth; prefill: the weights' matrix products at two operations an element and token
-    const double flops = 2.0 * static_cast<double>(traffic.weights / 2);
-    const double share = decode ? bytes / seconds * 1e-9 / limits.read_gb_per_s
-                                : rate * flops * 1e-9 / std::max(limits.f32_gflop_per_s, limits.bf16_gflop_per_s);
-    runs.push_back({{"phase", phase},
-                    {"tokens", tokens},
-                    {"batch", batch},
-                    {"tokens_per_s", rate},
-                    {"ms", seconds * 1e3},
-                    {"weight_bytes", traffic.weights},
-                    {"state_bytes", traffic.state / 2 * batch},
-                    {"gb_per_s", bytes / seconds * 1e-9},
-                    {"share_of_limit", share}});
-    if (!options.json)
-      fmt::print("{:8} {:7} tokens x {:3}  {:10.1f} tokens/s  {:9.2f} ms  {:5.1f} % of the limit\n", phase, tokens,
-                 batch, rate, seconds * 1e3, share * 100);
-  };
-  if (!options.json)
-    fmt::print("{}, {} threads, {}: reads {:.1f} GB/s, multiplies {:.0f} GFLOP/s (f32), {:.0f} (bf16 weights)\n",
-               processor_name(), threads, model.model().backend().name(), limits.read_gb_per_s, limits.f32_gflop_per_s,
-               limits.bf16_gflop_per_s);
-  for (const std::int64_t batch : batches) {
-    Mamba2Cache cache = model.make_cache(batch);
-    time_prefill(model, cache, 16, batch);
-    for (const std::int64_t tokens : prompts) {
-      std::vector<double> times;
-      for (int i = 0; i < repeat; ++i) times.push_back(time_prefill(model, cache, tokens, batch));
-      add("prefill", tokens, batch, median(times));
-    }
-    std::vector<double> times;
-    for (int i = 0; i < repeat && generate > 0; ++i) times.push_back(time_decode(model, cache, generate, batch));
-    if (!times.empty()) add("decode", generate, batch, median(times));
+  const ModelCost model_cost = cost_of(model);
+  Json rows = Json::array();
+  for (std::size_t r = 0; r < runs.size(); ++r) {
+    const RunCost cost = cost_of(runs[r], model_cost, runs[r].decodes ? tokens_before_decode : 0);
+    const double share = limit_seconds(cost, model_cost.matrix_dtype, measured.limits) / measured.seconds[r];
+    rows.push_back(json_of(runs[r], cost, measured.seconds[r], share));
   }
+  const Json machine = json_of(measured.limits, threads);
   if (options.json)
-    print_json({{"machine",
-                 {{"cpu", processor_name()},
-                  {"isa", cpu::name(cpu::choose_isa())},
-                  {"device", model.model().backend().name()},
-                  {"threads", threads},
-                  {"read_gb_per_s", limits.read_gb_per_s},
-                  {"gemm_gflop_per_s", {{"f32", limits.f32_gflop_per_s}, {"bf16", limits.bf16_gflop_per_s}}}}},
-                {"runs", runs}});
+    print_json({{"machine", machine}, {"runs", rows}});
+  else
+    print_table(machine, model.model().backend().name(), rows);
 }
 
 }  // namespace
@@ -157,6 +208,11 @@ void add_bench(CLI::App& app) {
   command->add_option("--generate", state->generate, "Tokens to decode")->check(CLI::Range(0, 1 << 24));
   command->add_option("--repeat", state->repeat, "Runs; the median counts")->check(CLI::Range(1, 1000));
   add_model_options(*command, state->options);
+  command->footer(
+      "A run's limit is the longer of the times in which this machine could read its bytes and do its matrix "
+      "products.\n"
+      "Bytes: every weight once a step (decode) or once (prefill), the state read and written. A model that fits a\n"
+      "processor's cache can be past the limit, which is that of memory.");
   command->callback([state] { state->run(); });
 }
 

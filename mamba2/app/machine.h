@@ -15,6 +15,7 @@ struct MachineLimits {
   double read_gb_per_s = 0;
   double f32_gflop_per_s = 0;   ///< a large matrix product of this backend
   double bf16_gflop_per_s = 0;  ///< the same with bf16 weights
+  double s8_gflop_per_s = 0;    ///< the same with q8_0 weights, 8-bit products where the backend has them
 };
 MachineLimits measure_limits(Backend& backend, int threads);
 
