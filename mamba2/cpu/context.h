@@ -6,6 +6,7 @@
 #include "mamba2/cpu/cpu_backend.h"
 #include "mamba2/cpu/isa.h"
 #include "mamba2/cpu/kernels.h"
+#include "mamba2/cpu/linear_plan.h"
 #include "mamba2/cpu/thread_pool.h"
 #include "mamba2/ops/backend.h"
 #include "mamba2/tensor/tensor.h"
@@ -15,19 +16,23 @@ namespace mamba2::cpu {
 
 /// What every op works with.
 struct Context {
-  Context(int threads, Isa isa, ScanForm scan_form);
+  Context(int threads, Isa isa, ScanForm scan_form, Bf16Products bf16_products);
 
   /// Makes scratch(worker) at least `floats` long for every worker; contents are free.
   void reserve_scratch(std::int64_t floats);
   float* scratch(int worker) const;
+  /// At least `bytes` that all workers share; contents are free.
+  void* shared_scratch(std::size_t bytes);
 
   const Isa isa;
   const ScanForm scan_form;
   const Kernels kernels;
   ThreadPool pool;
+  const LinearMachine linear_machine;
 
  private:
   std::vector<HostBuffer> scratch_;  // one a worker
+  HostBuffer shared_scratch_;
 };
 
 /// A weight matrix (rows, columns): the host's memory as it is, or a converted copy.

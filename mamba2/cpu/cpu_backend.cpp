@@ -14,6 +14,8 @@ namespace {
 
 Kernels kernels_for(Isa isa) {
 #if defined(__x86_64__)
+  if (isa == Isa::amx) return amx::kernels();
+  if (isa == Isa::avx512_bf16) return avx512_bf16::kernels();
   if (isa == Isa::avx512_vnni) return avx512_vnni::kernels();
   if (isa == Isa::avx512) return avx512::kernels();
   if (isa == Isa::avx2) return avx2::kernels();
@@ -23,11 +25,12 @@ Kernels kernels_for(Isa isa) {
 
 }  // namespace
 
-Context::Context(int threads, Isa chosen, ScanForm form)
+Context::Context(int threads, Isa chosen, ScanForm form, Bf16Products products)
     : isa(chosen),
       scan_form(form),
       kernels(kernels_for(chosen)),
       pool(threads),
+      linear_machine{isa, pool.threads(), l2_cache_bytes(), products},
       scratch_(static_cast<std::size_t>(pool.threads())) {
   const std::vector<Isa> available = available_isas();
   require(std::find(available.begin(), available.end(), isa) != available.end(), "this processor lacks {}", name(isa));
@@ -37,6 +40,11 @@ void Context::reserve_scratch(std::int64_t floats) {
   const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
   for (HostBuffer& buffer : scratch_)
     if (buffer.size() < bytes) buffer = HostBuffer(bytes);
+}
+
+void* Context::shared_scratch(std::size_t bytes) {
+  if (shared_scratch_.size() < bytes) shared_scratch_ = HostBuffer(bytes);
+  return shared_scratch_.data();
 }
 
 float* Context::scratch(int worker) const {
@@ -49,7 +57,8 @@ namespace {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(int threads, cpu::Isa isa, cpu::ScanForm form) : context_(threads, isa, form) {}
+  CpuBackend(int threads, cpu::Isa isa, cpu::ScanForm form, cpu::Bf16Products products)
+      : context_(threads, isa, form, products) {}
 
   std::string_view name() const override { return "cpu"; }
   Device device() const override { return {}; }
@@ -127,12 +136,12 @@ void* CpuBackend::allocate_bytes(std::size_t bytes) {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(int threads, cpu::ScanForm form) {
-  return make_cpu_backend(threads, cpu::choose_isa(), form);
+std::unique_ptr<Backend> make_cpu_backend(int threads, cpu::ScanForm form, cpu::Bf16Products products) {
+  return make_cpu_backend(threads, cpu::choose_isa(), form, products);
 }
 
-std::unique_ptr<Backend> make_cpu_backend(int threads, cpu::Isa isa, cpu::ScanForm form) {
-  return std::make_unique<CpuBackend>(threads, isa, form);
+std::unique_ptr<Backend> make_cpu_backend(int threads, cpu::Isa isa, cpu::ScanForm form, cpu::Bf16Products products) {
+  return std::make_unique<CpuBackend>(threads, isa, form, products);
 }
 
 }  // namespace mamba2

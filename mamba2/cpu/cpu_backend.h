@@ -14,6 +14,11 @@ namespace cpu {
 /// bits however the prompt is split.
 enum class ScanForm : std::uint8_t { chunked, sequential };
 
+/// When weights in bf16 are multiplied as bf16, that is x rounded to bf16 too and the products summed in f32, where the
+/// instruction set can: for so many rows that arithmetic, not reading the weights, takes the time; or always, which
+/// gives a row equal bits in a batch of any size.
+enum class Bf16Products : std::uint8_t { where_faster, always };
+
 }  // namespace cpu
 
 /// The fast implementation on processors: activations and state in f32, weights f32, bf16 or f16 as stored (the file's
@@ -21,14 +26,17 @@ enum class ScanForm : std::uint8_t { chunked, sequential };
 /// instruction set of this machine, or for MAMBA2_ISA.
 ///
 /// Results depend on the instruction set but not on the number of threads.  A row of Linear does not depend on the
-/// other rows; a sequence does not depend on its neighbours in the batch.  How a prompt is split changes SsdScan's
-/// results by rounding, since its chunks begin at other tokens.
+/// other rows, except on avx512_bf16 and amx with weights in bf16, where it depends on how many there are
+/// (Bf16Products); nor does a sequence on its neighbours in the batch.  How a prompt is split changes SsdScan's results
+/// by rounding, since its chunks begin at other tokens.
 ///
 /// threads: 0 for one each processor that the process may use.  Throws Error for a count out of range or a wrong
 /// MAMBA2_ISA.
-std::unique_ptr<Backend> make_cpu_backend(int threads = 0, cpu::ScanForm form = cpu::ScanForm::chunked);
+std::unique_ptr<Backend> make_cpu_backend(int threads = 0, cpu::ScanForm form = cpu::ScanForm::chunked,
+                                          cpu::Bf16Products products = cpu::Bf16Products::where_faster);
 
 /// With the kernels of one instruction set, which must be among cpu::available_isas().
-std::unique_ptr<Backend> make_cpu_backend(int threads, cpu::Isa isa, cpu::ScanForm form = cpu::ScanForm::chunked);
+std::unique_ptr<Backend> make_cpu_backend(int threads, cpu::Isa isa, cpu::ScanForm form = cpu::ScanForm::chunked,
+                                          cpu::Bf16Products products = cpu::Bf16Products::where_faster);
 
 }  // namespace mamba2

@@ -7,8 +7,9 @@
 namespace mamba2::cpu {
 
 /// Instruction sets that the kernels are built for, weakest first.  portable is what every processor of the
-/// architecture has (SSE2 on x86-64, Neon on aarch64), avx512_vnni is avx512 with dot products of bytes.
-enum class Isa : std::uint8_t { portable, avx2, avx512, avx512_vnni };
+/// architecture has (SSE2 on x86-64, Neon on aarch64), avx512_vnni is avx512 with dot products of bytes,
+/// avx512_bf16 that with dot products of bf16, amx that with products of tiles of bf16.
+enum class Isa : std::uint8_t { portable, avx2, avx512, avx512_vnni, avx512_bf16, amx };
 
 std::string_view name(Isa isa);
 

@@ -30,10 +30,43 @@ struct LinearTask {
   std::int64_t out_stride;
   float* scratch;  // linear_scratch(m, n) floats
 };
-/// Rows from which weights are widened to f32 once for all rows instead of once for each few.
-constexpr std::int64_t widen_from_rows = 8;
 constexpr std::int64_t linear_scratch(std::int64_t m, std::int64_t n) {
   return m * ((n + 3) / 4 * 4) + 4 * most_columns_in_a_block;
+}
+
+/// Products in bf16: weights as they are held, x rounded to nearest.  Rows are rounded in groups of this many, each
+/// into rounded_elements(k) elements whose order is the instruction set's own.
+constexpr std::int64_t rows_in_a_group = 16;
+/// One more line than the columns take, so that rows a power of two long do not fall on one another in the caches.
+constexpr std::int64_t rounded_columns(std::int64_t k) {
+  return (k + 31) / 32 * 32 + 32;
+}
+constexpr std::int64_t rounded_elements(std::int64_t k) {
+  return rows_in_a_group * rounded_columns(k);
+}
+struct RoundTask {
+  const float* x;
+  std::int64_t x_stride, rows, k;  // rows <= rows_in_a_group
+  std::uint16_t* to;
+};
+/// As LinearTask, but x holds whole groups of rounded rows.  An element's bits depend on its rows, k and the
+/// instruction set alone here too; they are others than LinearTask's.
+struct RoundedLinearTask {
+  const std::uint16_t* x;
+  std::int64_t m;
+  const std::uint16_t* w;
+  std::int64_t w_stride, n, k;
+  const float* bias;
+  const float* add;
+  std::int64_t add_stride;
+  float* out;
+  std::int64_t out_stride;
+  float* scratch;  // rounded_scratch(m, n, k) floats
+};
+/// The sums of all rows, or a panel of 32 rows of the weights and a tile of sums.
+constexpr std::int64_t rounded_scratch(std::int64_t m, std::int64_t n, std::int64_t k) {
+  const std::int64_t sums = m * ((n + 3) / 4 * 4), panel = 32 * rounded_columns(k) / 2 + 2 * 32 * 32;
+  return sums > panel ? sums : panel;
 }
 
 struct NormTask {
@@ -133,6 +166,9 @@ struct AttentionTask {
 
 struct Kernels {
   void (*linear[weight_types])(const LinearTask&);
+  // Null where the instruction set has no products of bf16.
+  void (*round_rows)(const RoundTask&);
+  void (*linear_rounded)(const RoundedLinearTask&);
   void (*widen[weight_types])(const void* from, float* to, std::int64_t count);
   void (*rms_norm)(const NormTask&);
   void (*gated_rms_norm)(const GatedNormTask&);
@@ -155,6 +191,12 @@ namespace avx512 {
 Kernels kernels();
 }
 namespace avx512_vnni {
+Kernels kernels();
+}
+namespace avx512_bf16 {
+Kernels kernels();
+}
+namespace amx {
 Kernels kernels();
 }
 

@@ -6,15 +6,6 @@
 namespace mamba2::cpu {
 namespace {
 
-// Few rows: elements of the weight that a piece of work reads at least, so that handing it out costs nothing beside.
-constexpr std::int64_t least_elements_a_piece = 32 * 1024;
-constexpr std::int64_t columns_in_a_step = 8;  // the kernel's widest tile
-
-// Many rows: a block of x (192 rows of 512 columns or 96 of 1024 take 384 KiB) stays in L2 while the rows of the weight
-// pass.
-constexpr std::int64_t rows_in_a_block = 96;
-constexpr std::int64_t columns_in_a_block = 64;
-
 LinearTask task_of(const Linear& op) {
   const Tensor& w = static_cast<const CpuWeight*>(op.weight)->matrix;
   return {.x = op.x.as<float>(),
@@ -46,31 +37,67 @@ LinearTask part(const LinearTask& whole, std::size_t element, std::int64_t m, st
   return t;
 }
 
-void linear_few_rows(Context& context, const LinearTask& whole, const CpuWeight& weight) {
-  const std::int64_t steps = (whole.n + columns_in_a_step - 1) / columns_in_a_step;
-  const std::int64_t grain = least_elements_a_piece / (columns_in_a_step * std::max<std::int64_t>(whole.k, 1));
-  context.reserve_scratch(linear_scratch(whole.m, whole.n));
-  context.pool.parallel_for(steps, grain, [&](std::int64_t begin, std::int64_t end, int worker) {
-    const std::int64_t n = begin * columns_in_a_step, last = std::min(end * columns_in_a_step, whole.n);
-    LinearTask t = part(whole, element_size(weight.dtype), 0, whole.m, n, last - n);
-    t.scratch = context.scratch(worker);
-    context.kernels.linear[static_cast<int>(weight.type)](t);
+/// Calls body(m, rows, n, columns, worker) for the blocks of a plan.
+template <class Body>
+void for_blocks(Context& context, const LinearPlan& plan, std::int64_t m, std::int64_t n, Body&& body) {
+  const std::int64_t row_blocks = (m + plan.rows_in_block - 1) / plan.rows_in_block;
+  const std::int64_t column_blocks = (n + plan.columns_in_block - 1) / plan.columns_in_block;
+  context.pool.parallel_for(row_blocks * column_blocks, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+    for (std::int64_t block = begin; block < end; ++block) {
+      const std::int64_t row = block / column_blocks * plan.rows_in_block;
+      const std::int64_t column = block % column_blocks * plan.columns_in_block;
+      body(row, std::min(plan.rows_in_block, m - row), column, std::min(plan.columns_in_block, n - column), worker);
+    }
   });
 }
 
-void linear_many_rows(Context& context, const LinearTask& whole, const CpuWeight& weight) {
-  const std::int64_t column_blocks = (whole.n + columns_in_a_block - 1) / columns_in_a_block;
-  const std::int64_t row_blocks = (whole.m + rows_in_a_block - 1) / rows_in_a_block;
-  context.reserve_scratch(linear_scratch(rows_in_a_block, columns_in_a_block));
-  context.pool.parallel_for(row_blocks * column_blocks, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
-    for (std::int64_t block = begin; block < end; ++block) {
-      const std::int64_t m = block / column_blocks * rows_in_a_block, n = block % column_blocks * columns_in_a_block;
-      LinearTask t = part(whole, element_size(weight.dtype), m, std::min(rows_in_a_block, whole.m - m), n,
-                          std::min(columns_in_a_block, whole.n - n));
-      t.scratch = context.scratch(worker);
-      context.kernels.linear[static_cast<int>(weight.type)](t);
+void linear_widened(Context& context, const LinearPlan& plan, const LinearTask& whole, const CpuWeight& weight) {
+  context.reserve_scratch(linear_scratch(std::min(plan.rows_in_block, whole.m), plan.columns_in_block));
+  for_blocks(context, plan, whole.m, whole.n,
+             [&](std::int64_t m, std::int64_t rows, std::int64_t n, std::int64_t columns, int worker) {
+               LinearTask t = part(whole, element_size(weight.dtype), m, rows, n, columns);
+               t.scratch = context.scratch(worker);
+               context.kernels.linear[static_cast<int>(weight.type)](t);
+             });
+}
+
+/// All rows of x as bf16, by all threads.
+const std::uint16_t* rounded_rows(Context& context, const LinearTask& whole) {
+  const std::int64_t groups = (whole.m + rows_in_a_group - 1) / rows_in_a_group;
+  auto* const to = static_cast<std::uint16_t*>(
+      context.shared_scratch(static_cast<std::size_t>(groups * rounded_elements(whole.k)) * sizeof(std::uint16_t)));
+  context.pool.parallel_for(groups, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t group = begin; group < end; ++group) {
+      const std::int64_t m = group * rows_in_a_group;
+      context.kernels.round_rows({.x = whole.x + m * whole.x_stride,
+                                  .x_stride = whole.x_stride,
+                                  .rows = std::min(rows_in_a_group, whole.m - m),
+                                  .k = whole.k,
+                                  .to = to + group * rounded_elements(whole.k)});
     }
   });
+  return to;
+}
+
+void linear_rounded(Context& context, const LinearPlan& plan, const LinearTask& whole) {
+  const std::uint16_t* const x = rounded_rows(context, whole);
+  context.reserve_scratch(rounded_scratch(std::min(plan.rows_in_block, whole.m), plan.columns_in_block, whole.k));
+  for_blocks(context, plan, whole.m, whole.n,
+             [&](std::int64_t m, std::int64_t rows, std::int64_t n, std::int64_t columns, int worker) {
+               const LinearTask t = part(whole, sizeof(std::uint16_t), m, rows, n, columns);
+               context.kernels.linear_rounded({.x = x + m / rows_in_a_group * rounded_elements(t.k),
+                                               .m = t.m,
+                                               .w = static_cast<const std::uint16_t*>(t.w),
+                                               .w_stride = t.w_stride,
+                                               .n = t.n,
+                                               .k = t.k,
+                                               .bias = t.bias,
+                                               .add = t.add,
+                                               .add_stride = t.add_stride,
+                                               .out = t.out,
+                                               .out_stride = t.out_stride,
+                                               .scratch = context.scratch(worker)});
+             });
 }
 
 }  // namespace
@@ -89,10 +116,11 @@ void linear(Context& context, const Linear& op) {
   const auto& weight = static_cast<const CpuWeight&>(*op.weight);
   const LinearTask whole = task_of(op);
   if (whole.m == 0 || whole.n == 0) return;
-  if (whole.m < widen_from_rows)
-    linear_few_rows(context, whole, weight);
+  const LinearPlan plan = linear_plan(whole.m, whole.n, whole.k, weight.type, context.linear_machine);
+  if (plan.form == LinearForm::rounded)
+    linear_rounded(context, plan, whole);
   else
-    linear_many_rows(context, whole, weight);
+    linear_widened(context, plan, whole, weight);
 }
 
 void embedding(Context& context, const Embedding& op) {

@@ -8,8 +8,9 @@ namespace mamba2 {
 std::unique_ptr<Backend> make_backend(const DeviceOptions& options) {
   if (options.device == "reference") return make_reference_backend();
   if (options.device == "auto" || options.device == "cpu")
-    return make_cpu_backend(options.threads,
-                            options.deterministic ? cpu::ScanForm::sequential : cpu::ScanForm::chunked);
+    return options.deterministic
+               ? make_cpu_backend(options.threads, cpu::ScanForm::sequential, cpu::Bf16Products::always)
+               : make_cpu_backend(options.threads);
   if (options.device == "cuda") fail("device is 'cuda', but this build has no CUDA backend");
   fail("device is '{}', expected auto, reference, cpu or cuda", printable(options.device));
 }

@@ -13,7 +13,14 @@ namespace {
 
 constexpr std::int64_t gap = 3;  // columns between rows, odd so that rows have every alignment
 
-/// The largest difference, infinite where one is not a number.
+std::vector<double> run(Backend& backend, std::uint64_t seed, Values values, const Body& body) {
+  Operands operands(backend, seed, values);
+  body(operands);
+  return operands.results();
+}
+
+}  // namespace
+
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
   double largest = a.size() == b.size() ? 0.0 : std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
@@ -22,14 +29,6 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
   }
   return largest;
 }
-
-std::vector<double> run(Backend& backend, std::uint64_t seed, Values values, const Body& body) {
-  Operands operands(backend, seed, values);
-  body(operands);
-  return operands.results();
-}
-
-}  // namespace
 
 Tensor Operands::keep(DeviceTensor made) {
   kept_.push_back(std::move(made));
@@ -51,6 +50,14 @@ Tensor Operands::dense(const Shape& shape, double spread, double middle) {
 
 Tensor Operands::rows(std::int64_t rows, std::int64_t width, double spread, double middle) {
   return dense(Shape{rows, width + gap}, spread, middle).slice(1, 1, width);
+}
+
+Tensor Operands::rows_in_bf16(std::int64_t rows, std::int64_t width) {
+  const Tensor drawn = this->rows(rows, width);
+  const HostTensor rounded(DType::bf16, drawn.shape);  // both backends' tensors lie in host memory
+  convert(drawn, rounded);
+  convert(rounded, drawn);
+  return drawn;
 }
 
 Tensor Operands::heads(std::int64_t rows, std::int64_t a, std::int64_t b) {
@@ -116,15 +123,23 @@ std::vector<double> Operands::results() {
   return all;
 }
 
+Backend& truth() {
+  static const std::unique_ptr<Backend> backend = make_reference_backend(DType::f64);
+  return *backend;
+}
+
+Backend& plain() {
+  static const std::unique_ptr<Backend> backend = make_reference_backend(DType::f32);
+  return *backend;
+}
+
 void expect_agreement(Backend& backend, std::uint64_t seed, double roundings, const Body& body) {
-  static const std::unique_ptr<Backend> truth = make_reference_backend(DType::f64);
-  static const std::unique_ptr<Backend> plain = make_reference_backend(DType::f32);
-  const std::vector<double> want = run(*truth, seed, Values::as_drawn, body);
-  const std::vector<double> magnitudes = run(*truth, seed, Values::magnitudes, body);
+  const std::vector<double> want = run(truth(), seed, Values::as_drawn, body);
+  const std::vector<double> magnitudes = run(truth(), seed, Values::magnitudes, body);
   const double largest = std::accumulate(magnitudes.begin(), magnitudes.end(), 0.0,
                                          [](double most, double value) { return std::max(most, std::fabs(value)); });
   const double allowed =
-      2 * largest_difference(run(*plain, seed, Values::as_drawn, body), want) + roundings * 0x1p-24 * largest;
+      2 * largest_difference(run(plain(), seed, Values::as_drawn, body), want) + roundings * 0x1p-24 * largest;
   EXPECT_LE(largest_difference(run(backend, seed, Values::as_drawn, body), want), allowed) << "seed " << seed;
 }
 
@@ -136,6 +151,13 @@ Backend& cpu_with(cpu::Isa isa) {
   static std::map<cpu::Isa, std::unique_ptr<Backend>> made;
   std::unique_ptr<Backend>& backend = made[isa];
   if (backend == nullptr) backend = make_cpu_backend(3, isa);
+  return *backend;
+}
+
+Backend& uniform_cpu_with(cpu::Isa isa) {
+  static std::map<cpu::Isa, std::unique_ptr<Backend>> made;
+  std::unique_ptr<Backend>& backend = made[isa];
+  if (backend == nullptr) backend = make_cpu_backend(3, isa, cpu::ScanForm::sequential, cpu::Bf16Products::always);
   return *backend;
 }
 

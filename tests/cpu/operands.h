@@ -28,6 +28,8 @@ class Operands {
   Tensor dense(const Shape& shape, double spread = 1.0, double middle = 0.0);
   /// (rows, width) with gaps between the rows, as columns of a wider matrix.
   Tensor rows(std::int64_t rows, std::int64_t width, double spread = 1.0, double middle = 0.0);
+  /// The same values as rows() draws, rounded to bf16.
+  Tensor rows_in_bf16(std::int64_t rows, std::int64_t width);
   /// (rows, a, b): rows() seen as a by b.
   Tensor heads(std::int64_t rows, std::int64_t a, std::int64_t b);
   /// As rows(), holding NaN until the op writes it.
@@ -63,12 +65,21 @@ using Body = std::function<void(Operands&)>;
 /// two terms cancel.
 void expect_agreement(Backend& backend, std::uint64_t seed, double roundings, const Body& body);
 
+/// The reference in double, and in f32.
+Backend& truth();
+Backend& plain();
+
+/// The largest difference, infinite where one is not a number.
+double largest_difference(const std::vector<double>& a, const std::vector<double>& b);
+
 /// The op's results on a backend, for comparing bits.
 std::vector<double> results_of(Backend& backend, std::uint64_t seed, const Body& body);
 
 /// One cpu backend for each instruction set of the machine, made once, with three threads (more than the pieces of some
 /// loops, fewer than of others).
 Backend& cpu_with(cpu::Isa isa);
+/// The same with Bf16Products::always.
+Backend& uniform_cpu_with(cpu::Isa isa);
 
 class EveryIsa : public testing::TestWithParam<cpu::Isa> {
  protected:

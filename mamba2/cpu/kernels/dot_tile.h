@@ -27,26 +27,43 @@ struct Ahead {
   std::int64_t stride;
 };
 
+/// How `step` columns of a row of x meet those of a row of w.
+template <class X, class Weight>
+struct Products;
+
+template <class Weight>
+struct Products<float, Weight> {
+  static constexpr int step = lanes;
+  static MAMBA2_INLINE Floats load_x(const float* from) { return load(from); }
+  static MAMBA2_INLINE Floats load_x_some(const float* from, std::int64_t count) { return load_some(from, count); }
+  static MAMBA2_INLINE Floats load_w(const Weight* from) { return load_wide(from); }
+  static MAMBA2_INLINE Floats load_w_some(const Weight* from, std::int64_t count) {
+    return load_wide_some(from, count);
+  }
+  static MAMBA2_INLINE Floats add(Floats sum, Floats x, Floats w) { return fma(x, w, sum); }
+};
+
 /// sums[m][n] += sum over k of x[m][k] w[n][k] for a tile of M by N; fetches `fetched` rows of `ahead` meanwhile.
-template <class Weight, int M, int N, int fetched = 0, class Next = Weight>
-MAMBA2_INLINE void dot_tile(const float* x, std::int64_t x_stride, const Weight* w, std::int64_t w_stride,
-                            std::int64_t k, float* sums, std::int64_t sums_stride, Ahead<Next> ahead = {}) {
+template <class Weight, int M, int N, int fetched = 0, class Next = Weight, class X>
+MAMBA2_INLINE void dot_tile(const X* x, std::int64_t x_stride, const Weight* w, std::int64_t w_stride, std::int64_t k,
+                            float* sums, std::int64_t sums_stride, Ahead<Next> ahead = {}) {
+  using P = Products<X, Weight>;
   Floats sum[M][N] = {};
   auto add = [&](std::int64_t at, auto load_x, auto load_w) __attribute__((always_inline)) {
-    Floats xs[M];
+    decltype(load_x(x)) xs[M];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) xs[m] = load_x(x + m * x_stride + at);
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
-      const Floats ws = load_w(w + n * w_stride + at);
+      const auto ws = load_w(w + n * w_stride + at);
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) sum[m][n] = fma(xs[m], ws, sum[m][n]);
+      for (int m = 0; m < M; ++m) sum[m][n] = P::add(sum[m][n], xs[m], ws);
     }
   };
-  auto add_lanes = [&](std::int64_t at) __attribute__((always_inline)) {
+  auto add_step = [&](std::int64_t at) __attribute__((always_inline)) {
     add(
-        at, [](const float* from) __attribute__((always_inline)) { return load(from); },
-        [](const Weight* from) __attribute__((always_inline)) { return load_wide(from); });
+        at, [](const X* from) __attribute__((always_inline)) { return P::load_x(from); },
+        [](const Weight* from) __attribute__((always_inline)) { return P::load_w(from); });
   };
   std::int64_t at = 0;
   if constexpr (fetched > 0) {
@@ -55,14 +72,14 @@ MAMBA2_INLINE void dot_tile(const float* x, std::int64_t x_stride, const Weight*
 #pragma GCC unroll 8
       for (int n = 0; n < fetched; ++n) __builtin_prefetch(ahead.rows + n * ahead.stride + at, 0, 2);
 #pragma GCC unroll 8
-      for (int step = 0; step < line; step += lanes) add_lanes(at + step);
+      for (int step = 0; step < line; step += P::step) add_step(at + step);
     }
   }
-  for (; at + lanes <= k; at += lanes) add_lanes(at);
+  for (; at + P::step <= k; at += P::step) add_step(at);
   if (at < k)
     add(
-        at, [&](const float* from) __attribute__((always_inline)) { return load_some(from, k - at); },
-        [&](const Weight* from) __attribute__((always_inline)) { return load_wide_some(from, k - at); });
+        at, [&](const X* from) __attribute__((always_inline)) { return P::load_x_some(from, k - at); },
+        [&](const Weight* from) __attribute__((always_inline)) { return P::load_w_some(from, k - at); });
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
     float* const to = sums + m * sums_stride;
@@ -84,8 +101,8 @@ struct Height {
 };
 
 /// All rows of x against tile_columns rows of w.  Each tile of them fetches the next `fetched` rows of `ahead`.
-template <class Weight, int fetched = 0, class Next = Weight>
-__attribute__((noinline)) void dot_rows(const float* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
+template <class Weight, int fetched = 0, class Next = Weight, class X>
+__attribute__((noinline)) void dot_rows(const X* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
                                         std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride,
                                         Ahead<Next> ahead = {}) {
   for (std::int64_t m = 0; m < rows; m += tile_rows) {
@@ -107,9 +124,35 @@ __attribute__((noinline)) void dot_rows(const float* x, std::int64_t x_stride, s
   }
 }
 
+/// One row of x against wide_tile_columns rows of w, while as many more come from memory.
+template <class Weight, class X>
+__attribute__((noinline)) void dot_wide(const X* x, const Weight* w, std::int64_t w_stride, std::int64_t k,
+                                        float* sums) {
+  dot_tile<Weight, 1, wide_tile_columns, wide_tile_columns>(x, 0, w, w_stride, k, sums, 0,
+                                                            {w + wide_tile_columns * w_stride, w_stride});
+}
+
+/// All rows of x against tile_columns rows of w, while the four rows of `ahead` come from memory, spread over the
+/// tiles.
+template <class Next, class Weight, class X>
+MAMBA2_INLINE void dot_rows_fetching(const X* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
+                                     std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride,
+                                     Ahead<Next> ahead) {
+  if (rows < 2 * tile_rows) {
+    dot_rows<Weight, 4>(x, x_stride, rows, w, w_stride, k, sums, sums_stride, ahead);
+  } else if (rows < 4 * tile_rows) {
+    dot_rows<Weight, 2>(x, x_stride, rows, w, w_stride, k, sums, sums_stride, ahead);
+  } else {
+    constexpr std::int64_t first = 4 * tile_rows;
+    dot_rows<Weight, 1>(x, x_stride, first, w, w_stride, k, sums, sums_stride, ahead);
+    dot_rows<Weight>(x + first * x_stride, x_stride, rows - first, w, w_stride, k, sums + first * sums_stride,
+                     sums_stride);
+  }
+}
+
 /// All rows of x against one row of w, for the columns that no whole tile covers.
-template <class Weight>
-__attribute__((noinline)) void dot_row(const float* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
+template <class Weight, class X>
+__attribute__((noinline)) void dot_row(const X* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
                                        std::int64_t k, float* sums, std::int64_t sums_stride) {
   for (std::int64_t m = 0; m < rows; ++m)
     dot_tile<Weight, 1, 1>(x + m * x_stride, 0, w, 0, k, sums + m * sums_stride, 0);

@@ -1,0 +1,58 @@
+#include "mamba2/cpu/linear_plan.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace mamba2::cpu {
+namespace {
+
+// Fewer rows cost what reading the weights costs in either form, and the widened one is the more exact.
+constexpr std::int64_t rounded_from_rows = 5;
+
+// Elements of the weight that a block reads at least, so that handing it out costs nothing beside.
+constexpr std::int64_t least_elements = 32 * 1024;
+constexpr std::int64_t most_columns = 64, least_columns = 32;  // 32: the panel of the kernel with the largest one
+// Blocks a thread where the shape has as many: the last ones to finish are then a small part of the whole.
+constexpr std::int64_t blocks_a_thread = 6;
+
+// A multiple of every kernel's tile (3, 6 and 16 rows).
+constexpr std::int64_t rows_step = 48;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// Rows of x of which half the L2 cache holds what passes by the weights at a time, in blocks of equal height.
+std::int64_t rows_in_block(std::int64_t rows, std::int64_t row_bytes, std::int64_t l2_bytes) {
+  const std::int64_t most = std::max(rows_step, l2_bytes / 2 / row_bytes / rows_step * rows_step);
+  const std::int64_t blocks = divide_up(rows, most);
+  return divide_up(divide_up(rows, blocks), rows_step) * rows_step;
+}
+
+}  // namespace
+
+LinearPlan linear_plan(std::int64_t rows, std::int64_t n, std::int64_t k, WeightType type,
+                       const LinearMachine& machine) {
+  const bool can_round = machine.isa >= Isa::avx512_bf16 && type == WeightType::bf16;
+  const bool round = can_round && (machine.bf16_products == Bf16Products::always || rows >= rounded_from_rows);
+  const std::int64_t columns = std::max<std::int64_t>(k, 1);
+  const std::int64_t row_bytes =
+      round ? 2 * rounded_columns(k) : 4 * std::min<std::int64_t>(columns, most_columns_in_a_block);
+
+  LinearPlan plan{.form = round ? LinearForm::rounded : LinearForm::widened,
+                  .rows_in_block = rows_in_block(std::max<std::int64_t>(rows, 1), row_bytes, machine.l2_bytes),
+                  .columns_in_block = std::max(most_columns, least_elements / columns / most_columns * most_columns)};
+  const std::int64_t row_blocks = divide_up(rows, plan.rows_in_block);
+  while (plan.columns_in_block > least_columns && plan.columns_in_block * columns > least_elements &&
+         row_blocks * divide_up(n, plan.columns_in_block) < blocks_a_thread * machine.threads)
+    plan.columns_in_block /= 2;
+  return plan;
+}
+
+std::int64_t l2_cache_bytes() {
+  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return bytes > 0 ? bytes : 512 * 1024;
+}
+
+}  // namespace mamba2::cpu
