@@ -241,6 +241,17 @@ std::optional<std::uint64_t> GgufMetadata::count(std::string_view key) const {
   return value->elements;
 }
 
+std::optional<std::string> GgufMetadata::encoded(std::string_view key) const {
+  const Value* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  std::string bytes;
+  auto append = [&bytes](const auto number) { bytes.append(reinterpret_cast<const char*>(&number), sizeof number); };
+  if (value->elements) append(static_cast<std::uint32_t>(GgufType::array));
+  append(static_cast<std::uint32_t>(value->type));
+  if (value->elements) append(*value->elements);
+  return bytes.append(reinterpret_cast<const char*>(value->bytes.data()), value->bytes.size());
+}
+
 bool is_gguf_file(const std::string& path) {
   std::array<char, gguf_magic.size()> start{};
   std::ifstream file(path, std::ios::binary);

@@ -76,6 +76,8 @@ class GgufMetadata {
   std::optional<std::vector<double>> numbers(std::string_view key) const;
   /// Elements of an array of any type.
   std::optional<std::uint64_t> count(std::string_view key) const;
+  /// A value of any type as the file holds it, its type first.
+  std::optional<std::string> encoded(std::string_view key) const;
 
  private:
   struct Value {

@@ -117,7 +117,7 @@ HostTensor log_of_negative(const Tensor& A, const std::string& where) {
   convert(A, f32);
   for (float& value : f32.span<float>()) {
     require(value < 0.0F && std::isfinite(value), "{} holds {}, expected A = -exp(A_log) below 0", where, value);
-    value = std::log(-value);
+    value = static_cast<float>(std::log(-static_cast<double>(value)));
   }
   return f32;
 }
