@@ -186,21 +186,39 @@ void copy_rows(const Tensor& from, const Tensor& to, std::int64_t run, std::int6
   });
 }
 
+template <class T>
+void widen(const T* from, std::span<float> to) {
+  for (std::size_t i = 0; i < to.size(); ++i) to[i] = to_float(from[i]);
+}
+
+/// Elements of any floating or quantised dtype as f32, `step` apart.
+void read_row(const Tensor& from, std::int64_t offset, std::int64_t step, std::span<float> to) {
+  const std::byte* row = at(from, offset);
+  if (is_quantized(from.dtype)) return dequantize(from.dtype, row, to);
+  if (step == 1 && from.dtype == DType::f32)
+    std::memcpy(to.data(), row, to.size_bytes());
+  else if (step == 1 && from.dtype == DType::bf16)
+    widen(reinterpret_cast<const bf16*>(row), to);
+  else if (step == 1 && from.dtype == DType::f16)
+    widen(reinterpret_cast<const f16*>(row), to);
+  else
+    for (std::size_t i = 0; i < to.size(); ++i)
+      to[i] = static_cast<float>(element_as_double(from, offset + static_cast<std::int64_t>(i) * step));
+}
+
 /// Where blocks are on one side or both: a row at a time by way of f32.
 void convert_quantized(const Tensor& from, const Tensor& to, std::int64_t run, std::int64_t from_step,
                        std::int64_t to_step) {
   std::vector<float> row(static_cast<std::size_t>(run));
   for_each_row(from, to, [&](std::int64_t from_offset, std::int64_t to_offset) {
-    if (is_quantized(from.dtype))
-      dequantize(from.dtype, at(from, from_offset), row);
-    else
-      for (std::size_t i = 0; i < row.size(); ++i)
-        row[i] = static_cast<float>(element_as_double(from, from_offset + static_cast<std::int64_t>(i) * from_step));
-    if (is_quantized(to.dtype))
-      quantize(to.dtype, row, at(to, to_offset));
-    else
-      for (std::size_t i = 0; i < row.size(); ++i)
-        store(to, to_offset + static_cast<std::int64_t>(i) * to_step, static_cast<double>(row[i]));
+    read_row(from, from_offset, from_step, row);
+    if (is_quantized(to.dtype)) return quantize(to.dtype, row, at(to, to_offset));
+    if (to.dtype == DType::f32 && to_step == 1) {
+      std::memcpy(at(to, to_offset), row.data(), std::span(row).size_bytes());
+      return;
+    }
+    for (std::size_t i = 0; i < row.size(); ++i)
+      store(to, to_offset + static_cast<std::int64_t>(i) * to_step, static_cast<double>(row[i]));
   });
 }
 
