@@ -10,6 +10,7 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/json.h"
+#include "mamba2/base/log.h"
 #include "mamba2/tokenizer/utf8.h"
 
 /// Both kinds are put into the form that their own library writes, a tokenizer.json or a SentencePiece model, and read
@@ -17,8 +18,7 @@
 namespace mamba2 {
 namespace {
 
-/// Kinds of tokens, numbered as SentencePiece numbers its pieces.
-enum TokenType : std::int64_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+using TokenType = GgufTokenType;
 
 /// Names of pre-tokenizers that split as GPT-2 does.
 constexpr std::array<std::string_view, 8> gpt2_splits{"gpt-2", "gpt2", "default", "mpt",
@@ -50,6 +50,9 @@ Tokens read_tokens(const GgufMetadata& metadata) {
 
 std::string tokenizer_json(const GgufMetadata& metadata) {
   const std::string pre(metadata.text("tokenizer.ggml.pre").value_or("default"));
+  if (pre == "default")
+    log_warning("{}: tokenizer.ggml.pre does not say how text is split before the merges; taken to be as GPT-2 does",
+                metadata.source());
   require(std::find(gpt2_splits.begin(), gpt2_splits.end(), pre) != gpt2_splits.end(),
           "{}: tokenizer.ggml.pre '{}' is not supported, expected one that splits as GPT-2 does; name a tokenizer with "
           "--tokenizer",
@@ -156,15 +159,52 @@ std::string sentencepiece_model(const GgufMetadata& metadata) {
 
 }  // namespace
 
-std::unique_ptr<const TokenizerBackend> parse_gguf_tokenizer(const GgufMetadata& metadata) {
-  const std::string& source = metadata.source();
-  if (const auto json = metadata.text("tokenizer.huggingface.json")) return parse_tokenizer_json(*json, source);
+namespace {
+
+bool holds_tokenizer(const GgufMetadata& metadata) {
   const auto model = metadata.text("tokenizer.ggml.model");
-  require(model.has_value(), "{}: holds no tokenizer; name one with --tokenizer", source);
-  if (*model == "gpt2") return parse_tokenizer_json(tokenizer_json(metadata), source);
-  require(*model == "llama", "{}: tokenizer.ggml.model '{}' is not supported, expected gpt2 or llama", source,
-          printable(*model));
-  return parse_sentencepiece(sentencepiece_model(metadata), source);
+  return metadata.has("tokenizer.huggingface.json") || (model && *model != "no_vocab" && *model != "none");
+}
+
+enum class Form { json, sentencepiece };
+
+/// The tokenizer in the form that its own library writes.
+std::pair<Form, std::string> tokenizer_file(const GgufMetadata& metadata) {
+  const std::string& source = metadata.source();
+  require(holds_tokenizer(metadata), "{}: holds no tokenizer; name one with --tokenizer", source);
+  if (const auto json = metadata.text("tokenizer.huggingface.json")) return {Form::json, std::string(*json)};
+  const std::string_view model = *metadata.text("tokenizer.ggml.model");
+  if (model == "gpt2") return {Form::json, tokenizer_json(metadata)};
+  require(model == "llama", "{}: tokenizer.ggml.model '{}' is not supported, expected gpt2 or llama", source,
+          printable(model));
+  return {Form::sentencepiece, sentencepiece_model(metadata)};
+}
+
+}  // namespace
+
+std::unique_ptr<const TokenizerBackend> parse_gguf_tokenizer(const GgufMetadata& metadata) {
+  const auto [form, bytes] = tokenizer_file(metadata);
+  return form == Form::json ? parse_tokenizer_json(bytes, metadata.source())
+                            : parse_sentencepiece(bytes, metadata.source());
+}
+
+std::map<std::string, std::string> gguf_tokenizer_files(const GgufMetadata& metadata) {
+  if (!holds_tokenizer(metadata)) return {};
+  auto [form, bytes] = tokenizer_file(metadata);
+  const GgufSpecialTokens special = gguf_special_tokens(metadata);
+  Json config = Json::object();
+  auto set = [&config](const char* field, const auto& value) {
+    if (value) config[field] = *value;
+  };
+  set("bos_token", special.bos);
+  set("eos_token", special.eos);
+  set("pad_token", special.pad);
+  set("unk_token", special.unk);
+  set("add_bos_token", special.add_bos);
+  set("add_eos_token", special.add_eos);
+  config["clean_up_tokenization_spaces"] = false;
+  return {{form == Form::json ? "tokenizer.json" : "tokenizer.model", std::move(bytes)},
+          {"tokenizer_config.json", config.dump(2) + "\n"}};
 }
 
 GgufSpecialTokens gguf_special_tokens(const GgufMetadata& metadata) {

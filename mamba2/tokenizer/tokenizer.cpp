@@ -11,6 +11,7 @@
 #include "mamba2/tokenizer/backend.h"
 #include "mamba2/tokenizer/gguf_tokenizer.h"
 #include "mamba2/tokenizer/json_field.h"
+#include "mamba2/tokenizer/tokenizer_file.h"
 #include "mamba2/tokenizer/utf8.h"
 
 namespace mamba2 {
@@ -30,16 +31,6 @@ auto naming(std::string_view source, const Run& run) {
   }
 }
 
-/// JSON starts with a brace, after white space or a byte order mark; a SentencePiece model starts with the tag of its
-/// first piece, 0x0A, a length and the tag of the piece's text, 0x0A again.
-bool looks_like_json(std::string_view bytes) {
-  if (bytes.starts_with("\xEF\xBB\xBF")) bytes.remove_prefix(3);
-  const std::size_t first = bytes.find_first_not_of(" \t\r\n");
-  if (first == std::string_view::npos || bytes[first] != '{') return false;
-  const std::size_t second = bytes.find_first_not_of(" \t\r\n", first + 1);
-  return second == std::string_view::npos || bytes[second] == '"' || bytes[second] == '}';
-}
-
 bool is_gguf(std::string_view bytes) {
   return bytes.starts_with(gguf_magic);
 }
@@ -47,7 +38,7 @@ bool is_gguf(std::string_view bytes) {
 std::unique_ptr<const TokenizerBackend> parse_backend(std::string_view bytes, std::string_view source) {
   return naming(source, [&] {
     if (is_gguf(bytes)) return parse_gguf_tokenizer({std::as_bytes(std::span(bytes)), std::string(source)});
-    return looks_like_json(bytes) ? parse_tokenizer_json(bytes, source) : parse_sentencepiece(bytes, source);
+    return looks_like_tokenizer_json(bytes) ? parse_tokenizer_json(bytes, source) : parse_sentencepiece(bytes, source);
   });
 }
 

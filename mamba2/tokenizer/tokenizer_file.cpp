@@ -206,6 +206,14 @@ class Reader {
 
 }  // namespace
 
+bool looks_like_tokenizer_json(std::string_view bytes) {
+  if (bytes.starts_with("\xEF\xBB\xBF")) bytes.remove_prefix(3);
+  const std::size_t first = bytes.find_first_not_of(" \t\r\n");
+  if (first == std::string_view::npos || bytes[first] != '{') return false;
+  const std::size_t second = bytes.find_first_not_of(" \t\r\n", first + 1);
+  return second == std::string_view::npos || bytes[second] == '"' || bytes[second] == '}';
+}
+
 TokenizerFile parse_tokenizer_file(std::string_view text, std::string_view source) {
   require(text.size() <= max_tokenizer_bytes, "{}: is {} bytes, expected at most {}", source, text.size(),
           max_tokenizer_bytes);

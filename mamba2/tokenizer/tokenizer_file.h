@@ -40,6 +40,11 @@ struct TokenizerFile {
 /// The largest file that is read; real ones stay under 40 MB.
 inline constexpr std::size_t max_tokenizer_bytes = std::size_t{64} << 20;
 
+/// Whether bytes are a tokenizer.json rather than a SentencePiece model.  JSON starts with a brace, after white space
+/// or a byte order mark; a SentencePiece model starts with the tag of its first piece, 0x0A, a length and the tag of
+/// the piece's text, 0x0A again.
+bool looks_like_tokenizer_json(std::string_view bytes);
+
 /// Throws Error that starts with source for anything malformed.
 TokenizerFile parse_tokenizer_file(std::string_view text, std::string_view source);
 
