@@ -26,6 +26,12 @@ std::int64_t embedding_rows(const GgufMetadata& metadata) {
   return static_cast<std::int64_t>(*tokens);
 }
 
+/// The decimal number that an f32 was written from: 1e-5, not 9.99999974737875163555e-06.
+double shortest(double value) {
+  const auto narrow = static_cast<float>(value);
+  return static_cast<double>(narrow) == value ? std::stod(fmt::format("{}", narrow)) : value;
+}
+
 Json token(const GgufMetadata& metadata, std::string_view key) {
   const auto id = metadata.integer(key);
   return id ? Json(*id) : Json(nullptr);
@@ -47,7 +53,7 @@ Mamba2Config Mamba2Config::from_gguf(const GgufMetadata& metadata) {
   require(width % hidden_size == 0,
           "{}: mamba2.ssm.inner_size is {}, expected a multiple of mamba2.embedding_length = {}", source, width,
           hidden_size);
-  const double epsilon = metadata.number("mamba2.attention.layer_norm_rms_epsilon").value_or(1e-5);
+  const double epsilon = shortest(metadata.number("mamba2.attention.layer_norm_rms_epsilon").value_or(1e-5));
   const Json fields = {{"model_type", "mamba2"},
                        {"architectures", Json::array({"Mamba2ForCausalLM"})},
                        {"vocab_size", embedding_rows(metadata)},

@@ -1,5 +1,6 @@
 #include "mamba2/model/load.h"
 
+#include <chrono>
 #include <cstring>
 #include <set>
 #include <string_view>
@@ -178,10 +179,13 @@ ModelWeights load_weights(const Mamba2Config& config, const CanonicalTensors& te
   add_heads(table, config, tensors, weights);
   for (const TensorSlot& slot : table) check_slot(slot, tensors);
   check_unexpected(table, tensors);
+  const auto start = std::chrono::steady_clock::now();
   for (TensorSlot& slot : table) {
     if (slot.role == WeightRole::embedding && config.tie_word_embeddings) slot.role = WeightRole::embedding_and_linear;
     load_slot(slot, tensors, backend, dtype);
   }
+  log_info("{}: weights made ready as {} in {:.2f} s", tensors.file(), dtype ? name(*dtype) : "they are stored",
+           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   if (config.D_has_head_dim)
     for (LayerWeights& layer : weights.layers)
       if (!layer.mixer.D.view.empty())
