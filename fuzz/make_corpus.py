@@ -46,6 +46,35 @@ def cut_pytorch(path):
     return pickle, out.getvalue()
 
 
+def gguf_text(text):
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def gguf_value(value):
+    """A GGUF value of the type that tokenizers have it in, its type first."""
+    if isinstance(value, bool):
+        return struct.pack("<I?", 7, value)
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + gguf_text(value)
+    kind, code = {str: (8, ""), int: (5, "i"), float: (6, "f")}[type(value[0])]
+    items = [gguf_text(item) if kind == 8 else struct.pack("<" + code, item) for item in value]
+    return struct.pack("<IIQ", 9, kind, len(items)) + b"".join(items)
+
+
+def gguf_tokenizer(**keys):
+    values = [gguf_text(f"tokenizer.ggml.{name}") + gguf_value(value) for name, value in keys.items()]
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(values)) + b"".join(values)
+
+
+write("gguf_fuzz", "gpt2", gguf_tokenizer(
+    model="gpt2", pre="gpt-2", tokens=["A", "b", "\u0120", "\u0120b", "1", "2", "\u00c3", "\u00a9", "<end>"],
+    token_type=[1] * 8 + [3], merges=["\u0120 b"], eos_token_id=8, add_eos_token=True))
+write("gguf_fuzz", "llama", gguf_tokenizer(
+    model="llama", pre="default", tokens=["<unk>", "<s>", "</s>", "<0x0A>", "\u2581", "A", "b", "\u2581b"],
+    scores=[0.0, 0.0, 0.0, 0.0, -3.0, -4.0, -5.0, -1.0], token_type=[2, 3, 3, 6, 1, 1, 1, 1], unknown_token_id=0,
+    bos_token_id=1, eos_token_id=2, add_bos_token=True, add_space_prefix=True))
 for case in ("hf-basic", "hf-bf16", "hf-odd"):
     write("safetensors_fuzz", case, cut_safetensors(GOLDEN / case / "model.safetensors", 4))
 for case in ("state-spaces", "state-spaces-no-rmsnorm"):
