@@ -81,15 +81,14 @@ TEST(ConvertToGguf, GoesThereAndBack) {
   EXPECT_EQ(ids_after(folder / "back"), ids_after(classics_5m()));
 }
 
-TEST(ConvertToGguf, MakesARandomModelOfAPublishedShapeRepeatably) {
+TEST(ConvertToGguf, MakesARandomModelOfAPublishedShape) {
   const TemporaryFolder folder;
-  for (const char* name : {"a.gguf", "b.gguf"})
-    ASSERT_EQ(
-        mamba2_command({"convert", "--shape", "130m", folder / name, "--format", "gguf", "--dtype", "q8_0"}).exit_code,
-        0);
-  EXPECT_EQ(fs::file_size(folder / "a.gguf"), fs::file_size(folder / "b.gguf"));
-  EXPECT_EQ(read_whole(folder / "a.gguf"), read_whole(folder / "b.gguf"));
-  EXPECT_EQ(run_json({"info", "--model", folder / "a.gguf"}).at(0)["config"]["hidden_size"], 768);
+  const std::string out = folder / "m.gguf";
+  ASSERT_EQ(mamba2_command({"convert", "--shape", "130m", out, "--format", "gguf", "--dtype", "q8_0"}).exit_code, 0);
+  const Json info = run_json({"info", "--model", out}).at(0);
+  EXPECT_EQ(info["config"]["hidden_size"], 768);
+  EXPECT_EQ(info["config"]["vocab_size"], 50288);
+  EXPECT_EQ(info["tensors"].size(), 2U + 9 * 24);
 }
 
 class KilledGgufConversion : public testing::TestWithParam<std::uintmax_t> {};
