@@ -42,7 +42,8 @@ bool has_avx512_bf16() {
 /// asked first, since they make every thread's state larger (Documentation/x86/xstate.rst).
 bool has_amx() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & bit_AMX_TILE) == 0 || (edx & bit_AMX_BF16) == 0)
+  constexpr unsigned amx_bf16 = 1U << 22, amx_tile = 1U << 24;  // clang 14's cpuid.h has no names for them
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & amx_tile) == 0 || (edx & amx_bf16) == 0)
     return false;
   unsigned enabled = 0, upper = 0;
   asm volatile("xgetbv" : "=a"(enabled), "=d"(upper) : "c"(0));
