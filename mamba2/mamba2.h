@@ -2,6 +2,7 @@
 
 /// Everything a program that uses the library needs.
 #include "mamba2/base/error.h"
+#include "mamba2/generate/engine.h"
 #include "mamba2/generate/generate.h"
 #include "mamba2/model/modeling_mamba2.h"
 #include "mamba2/pipeline/auto.h"

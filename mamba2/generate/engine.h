@@ -59,8 +59,10 @@ struct EngineTotals {
 /// where a prompt is cut: there a prompt is one piece, however long.)
 ///
 /// A sequence's tokens are a function of its request and of prefill_piece alone: not of its neighbours, of the order of
-/// arrival, of threads, of what the prefix cache holds.  prefill_piece counts by rounding only, and not at all on
-/// backends that are deterministic or scan token by token.  Explicit snapshots are kept where a prompt ends, which may
+/// arrival, of threads, of what the prefix cache holds.  (Not so by default where a backend's matrix products round by
+/// how many rows there are: cpu with bf16 weights on avx512_bf16 and amx.  Deterministic, it is so there too.)
+/// prefill_piece counts by rounding only, and not at all on backends that are deterministic or scan token by token.
+/// Explicit snapshots are kept where a prompt ends, which may
 /// be within a piece: a longer prompt that starts from one is cut there too, with the same effect.
 ///
 /// Errors: submit() refuses what can't be done.  What goes wrong with one sequence later (no token can be chosen, a
