@@ -28,7 +28,8 @@ std::unique_ptr<Backend> make_backend_called(const std::string& name, int thread
   for (const cpu::Isa isa : cpu::available_isas()) {
     const std::string isa_name(cpu::name(isa));
     if (name == isa_name) return make_cpu_backend(threads, isa, cpu::ScanForm::chunked);
-    if (name == isa_name + "_deterministic") return make_cpu_backend(threads, isa, cpu::ScanForm::sequential);
+    if (name == isa_name + "_deterministic")
+      return make_cpu_backend(threads, isa, cpu::ScanForm::sequential, cpu::Bf16Products::always);
   }
   return nullptr;
 }
@@ -134,6 +135,11 @@ class EngineOverAModel : public testing::TestWithParam<Case> {
   Mamba2ForCausalLM open(int threads) const {
     return open_model(std::get<0>(GetParam()), make_backend_called(std::get<1>(GetParam()), threads));
   }
+  void SetUp() override {
+    const auto& [golden, backend] = GetParam();
+    if (golden == "hf-bf16" && (backend == "avx512_bf16" || backend == "amx"))
+      GTEST_SKIP() << "by default products with bf16 weights depend on the number of rows here";
+  }
   bool cuts_count() const {
     const std::string& backend = std::get<1>(GetParam());
     return backend != "reference" && !backend.ends_with("_deterministic");
@@ -170,7 +176,8 @@ std::string readable(const testing::TestParamInfo<Case>& info) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, EngineOverAModel,
-                         testing::Combine(testing::Values("hf-groups", "hf-odd", "fork-hybrid", "state-spaces-d-ssm"),
+                         testing::Combine(testing::Values("hf-groups", "hf-odd", "hf-bf16", "fork-hybrid",
+                                                          "state-spaces-d-ssm"),
                                           testing::ValuesIn(backends())),
                          readable);
 

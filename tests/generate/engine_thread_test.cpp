@@ -21,12 +21,10 @@ constexpr std::int64_t vocab_size = 50;
 class Ends {
  public:
   void add(const SequenceEnd& end) {
-    {
-      const std::scoped_lock lock(mutex_);
-      new_ids_.emplace_back(end.new_ids.begin(), end.new_ids.end());
-      reasons_.push_back(end.reason);
-    }
-    changed_.notify_all();
+    const std::scoped_lock lock(mutex_);
+    new_ids_.emplace_back(end.new_ids.begin(), end.new_ids.end());
+    reasons_.push_back(end.reason);
+    changed_.notify_all();  // under the lock: who waits may be gone after it
   }
   void wait_for(std::size_t count) {
     std::unique_lock lock(mutex_);
