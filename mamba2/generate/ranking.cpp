@@ -17,6 +17,11 @@ std::int32_t rank_of(float score) {
   return score != score ? std::numeric_limits<std::int32_t>::max() : ordered;
 }
 
+/// The score that has this rank.
+float score_of(std::int32_t rank) {
+  return std::bit_cast<float>(rank ^ ((rank >> 31) & std::numeric_limits<std::int32_t>::max()));
+}
+
 /// The largest keys of those given, in a list that is cut back as it overflows.  A key is a rank and, in the lower
 /// half, the place among equals.
 class LargestKeys {
@@ -25,6 +30,12 @@ class LargestKeys {
 
   /// Whether a key of this rank may be among the largest; of equal ranks the first ones given stay.
   bool may_take(std::int32_t rank) const { return rank > least_; }
+  /// The same of scores, in vectors: false where none of them may be.
+  bool may_take_any(std::span<const float> scores) const {
+    std::uint32_t found = full_ ? 0 : 1;
+    for (const float score : scores) found |= score <= least_score_ ? 0U : 1U;  // NaN may be
+    return found != 0;
+  }
 
   void take(std::int64_t key) {
     keys_.push_back(key);
@@ -44,12 +55,16 @@ class LargestKeys {
     const auto last = keys_.begin() + static_cast<std::ptrdiff_t>(count_) - 1;
     std::nth_element(keys_.begin(), last, keys_.end(), std::greater<>());
     keys_.resize(count_);
+    full_ = true;
     least_ = static_cast<std::int32_t>(keys_.back() >> 32);
+    least_score_ = score_of(least_);
   }
 
   std::size_t count_, overflow_;
   std::vector<std::int64_t> keys_;
+  bool full_ = false;  // count_ keys are there, those from least_ up
   std::int32_t least_ = std::numeric_limits<std::int32_t>::min();
+  float least_score_ = 0;
 };
 
 }  // namespace
@@ -60,23 +75,18 @@ std::vector<std::size_t> largest_indices(std::span<const float> scores, std::siz
   const std::uint32_t flip = ties == Ties::lower_index_first ? 0xFFFFFFFFU : 0;
   LargestKeys largest(count);
   // Best places first, so that of equal scores, of which a cut distribution has many, none comes too late.
-  constexpr std::size_t block = 32;  // scores looked at together, in vectors; most blocks have none that counts
-  std::array<std::int32_t, block> ranks{};
+  constexpr std::size_t block = 64;  // scores looked at together; most blocks have none that counts
   const std::size_t blocks = (scores.size() + block - 1) / block;
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::size_t begin = (flip != 0 ? b : blocks - 1 - b) * block;
     const std::size_t size = std::min(block, scores.size() - begin);
-    std::int32_t best = std::numeric_limits<std::int32_t>::min();
-    for (std::size_t i = 0; i < size; ++i) {
-      ranks[i] = rank_of(scores[begin + i]);
-      best = std::max(best, ranks[i]);
-    }
-    if (!largest.may_take(best)) continue;
+    if (!largest.may_take_any(scores.subspan(begin, size))) continue;
     for (std::size_t step = 0; step < size; ++step) {
-      const std::size_t i = flip != 0 ? step : size - 1 - step;
-      if (!largest.may_take(ranks[i])) continue;
-      const auto place = static_cast<std::uint32_t>(begin + i) ^ flip;
-      largest.take((static_cast<std::int64_t>(ranks[i]) << 32) | static_cast<std::int64_t>(place));
+      const std::size_t i = begin + (flip != 0 ? step : size - 1 - step);
+      const std::int32_t rank = rank_of(scores[i]);
+      if (!largest.may_take(rank)) continue;
+      const auto place = static_cast<std::uint32_t>(i) ^ flip;
+      largest.take((static_cast<std::int64_t>(rank) << 32) | static_cast<std::int64_t>(place));
     }
   }
   std::vector<std::size_t> indices;

@@ -14,6 +14,9 @@ namespace {
 
 constexpr float ruled_out = -std::numeric_limits<float>::infinity();
 
+/// Tokens looked at together, in vectors: most stretches of a cut distribution have none left.
+constexpr std::size_t block = 32;
+
 /// Steele et al. 2014, "Fast splittable pseudorandom number generators": the finaliser of SplitMix64.
 std::uint64_t mix(std::uint64_t x) {
   x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9ULL;
@@ -33,7 +36,6 @@ Weights weights_of(std::span<const float> scores) {
   require(most != ruled_out, "the generation config rules out every next token");
   require(std::isfinite(most), "a score of the next token is infinite; remove_invalid_values would replace it");
   Weights result{.weights = std::vector<float>(scores.size()), .sum = 0};
-  constexpr std::size_t block = 32;  // looked at together: a cut distribution has few tokens left
   for (std::size_t begin = 0; begin < scores.size(); begin += block) {
     const std::size_t end = std::min(begin + block, scores.size());
     if (highest(scores.subspan(begin, end - begin)) == ruled_out) continue;
@@ -51,11 +53,15 @@ std::size_t draw(const Weights& from, double uniform) {
   const double point = uniform * from.sum;
   double sum = 0;
   std::size_t last = 0;  // where rounding carries the point past the sum
-  for (std::size_t i = 0; i < from.weights.size(); ++i) {
-    if (from.weights[i] == 0) continue;
-    sum += static_cast<double>(from.weights[i]);
-    last = i;
-    if (point < sum) break;
+  const std::span<const float> weights(from.weights);
+  for (std::size_t begin = 0; begin < weights.size() && sum <= point; begin += block) {
+    const std::size_t end = std::min(begin + block, weights.size());
+    if (highest(weights.subspan(begin, end - begin)) == 0) continue;
+    for (std::size_t i = begin; i < end && sum <= point; ++i) {
+      if (weights[i] == 0) continue;
+      sum += static_cast<double>(weights[i]);
+      last = i;
+    }
   }
   return last;
 }

@@ -89,9 +89,7 @@ LogitsProcessor top_k(std::int64_t k) {
   return [k](const History&, std::span<float> scores) {
     if (std::ssize(scores) <= k) return;
     const float kept = nth_largest(scores, static_cast<std::size_t>(k));
-    for (float& score : scores) {
-      if (score < kept) score = ruled_out;
-    }
+    for (float& score : scores) score = score < kept ? ruled_out : score;
   };
 }
 
@@ -133,12 +131,13 @@ LogitsProcessor top_h(double h) {
 LogitsProcessor min_p(double p, std::int64_t min_tokens_to_keep) {
   return [p, min_tokens_to_keep](const History&, std::span<float> scores) {
     const std::vector<float> probabilities = softmax(scores);
-    const float threshold = static_cast<float>(p) * *std::max_element(probabilities.begin(), probabilities.end());
+    const float threshold = static_cast<float>(p) * highest(probabilities);
     const auto best =
         largest_indices(probabilities, static_cast<std::size_t>(min_tokens_to_keep), Ties::lower_index_first);
-    for (std::size_t i = 0; i < scores.size(); ++i) {
-      if (probabilities[i] < threshold && std::find(best.begin(), best.end(), i) == best.end()) scores[i] = ruled_out;
-    }
+    std::vector<float> survivors(best.size());
+    std::transform(best.begin(), best.end(), survivors.begin(), [&](std::size_t i) { return scores[i]; });
+    for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = probabilities[i] < threshold ? ruled_out : scores[i];
+    for (std::size_t i = 0; i < best.size(); ++i) scores[best[i]] = survivors[i];
   };
 }
 
