@@ -2,7 +2,7 @@
 #include <fmt/core.h>
 
 #include "benchmarks/cuda/bench.h"
-#include "mamba2/cuda/gemv.h"
+#include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/mixer_step.h"
 #include "tests/cuda/support.h"
 
@@ -19,20 +19,21 @@ constexpr int head_dim = 64, state_size = 128;
 void bench_product(const std::string& what, int rows, int inputs, int outputs) {
   Random random(1);
   const DeviceArray x =
-      random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs), DType::bf16, random);
+      random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs), DType::f32, random);
   const DeviceArray weight =
       random_elements(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs), DType::bf16, random);
-  const DeviceArray out(static_cast<std::size_t>(rows * outputs) * 2);
-  Gemv product;
+  const DeviceArray out(static_cast<std::size_t>(rows * outputs) * 4);
+  LinearRows product;
   product.rows = rows;
   product.inputs = inputs;
   product.outputs = outputs;
   product.x = {x.data(), inputs};
   product.weight = {weight.data(), inputs};
+  product.weight_dtype = DType::bf16;
   product.out = {out.data(), outputs};
-  const double milliseconds = median_milliseconds([&](cudaStream_t stream) { gemv(product, stream); });
-  report(fmt::format("gemv {} {} x {} x {}", what, rows, inputs, outputs), milliseconds,
-         2.0 * (static_cast<double>(outputs) * inputs + static_cast<double>(rows) * (inputs + outputs)));
+  const double milliseconds = median_milliseconds([&](cudaStream_t stream) { linear_few_rows(product, stream); });
+  report(fmt::format("linear {} {} x {} x {}", what, rows, inputs, outputs), milliseconds,
+         2.0 * static_cast<double>(outputs) * inputs + 4.0 * static_cast<double>(rows) * (inputs + outputs));
 }
 
 void bench_step(const Model& model, int sequences, DType state_dtype, bool by_chance) {
@@ -44,7 +45,7 @@ void bench_step(const Model& model, int sequences, DType state_dtype, bool by_ch
   const DeviceArray weight(normal_values(static_cast<std::size_t>(conv_dim) * 4, random), DType::f32);
   const DeviceArray bias(normal_values(static_cast<std::size_t>(conv_dim), random), DType::f32);
   const DeviceArray heads(normal_values(static_cast<std::size_t>(model.num_heads), random, 0.1), DType::f32);
-  const DeviceArray A(std::vector<double>(static_cast<std::size_t>(model.num_heads), -1.0), DType::f32);
+  const DeviceArray A_log(std::vector<double>(static_cast<std::size_t>(model.num_heads), 0.0), DType::f32);
   const std::size_t states = count * static_cast<std::size_t>(inner) * state_size;
   const DeviceArray ssm_state = random_elements(states, state_dtype, random);
   const DeviceArray conv_state = random_elements(count * static_cast<std::size_t>(conv_dim) * 3, DType::bf16, random);
@@ -57,7 +58,7 @@ void bench_step(const Model& model, int sequences, DType state_dtype, bool by_ch
   step.conv_bias = bias.floats();
   step.dt_bias = heads.floats();
   step.dt_max = 1e30F;
-  step.A = A.floats();
+  step.A_log = A_log.floats();
   step.D = heads.floats();
   step.sequences = sequences;
   step.conv_state = conv_state.data();

@@ -18,7 +18,7 @@ void bench_conv(int tokens, int channels) {
   const DeviceArray state = random_elements(static_cast<std::size_t>(channels) * 3, DType::bf16, random);
   const DeviceArray start(std::vector<std::int32_t>{0, tokens});
   CausalConv conv;
-  conv.dtype = conv.state_dtype = DType::bf16;
+  conv.dtype = conv.out_dtype = conv.state_dtype = DType::bf16;
   conv.channels = channels;
   conv.conv_kernel = 4;
   conv.x = {x.data(), channels};
@@ -42,7 +42,7 @@ void bench_norms(int tokens, int width) {
   GatedRmsNorm gated;
   gated.rows = tokens;
   gated.width = width;
-  gated.dtype = DType::bf16;
+  gated.dtype = gated.y_dtype = DType::bf16;
   gated.y = {x.data(), width};
   gated.z = {z.data(), width};
   gated.weight = weight.floats();

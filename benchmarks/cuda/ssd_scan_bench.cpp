@@ -1,5 +1,7 @@
 #include <fmt/core.h>
 
+#include <cmath>
+
 #include "benchmarks/cuda/bench.h"
 #include "mamba2/cuda/device.h"
 #include "mamba2/cuda/ssd_scan.h"
@@ -27,8 +29,8 @@ void bench(const Workload& work) {
   const DeviceArray dt(log_uniform_values(tokens * static_cast<std::size_t>(work.shape.num_heads), 1e-3, 0.1, random),
                        DType::f32);
   std::vector<double> rates = log_uniform_values(static_cast<std::size_t>(work.shape.num_heads), 1.0, 16.0, random);
-  for (double& rate : rates) rate = -rate;
-  const DeviceArray A(rates, DType::f32), D(normal_values(rates.size(), random), DType::f32);
+  for (double& rate : rates) rate = std::log(rate);
+  const DeviceArray A_log(rates, DType::f32), D(normal_values(rates.size(), random), DType::f32);
   const std::size_t states =
       static_cast<std::size_t>(work.sequences) * width * static_cast<std::size_t>(work.shape.state_size);
   const DeviceArray state(std::vector<double>(states, 0.0), DType::f32), out(tokens * width * 2);
@@ -43,7 +45,7 @@ void bench(const Workload& work) {
   scan.C = {C.data(), static_cast<std::int64_t>(shared)};
   scan.dt = dt.floats();
   scan.dt_stride = work.shape.num_heads;
-  scan.A = A.floats();
+  scan.A_log = A_log.floats();
   scan.D = D.floats();
   scan.batch = {start.ints(), nullptr, work.sequences, static_cast<std::int64_t>(tokens)};
   scan.ssm_state = state.data();

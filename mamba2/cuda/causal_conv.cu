@@ -9,6 +9,7 @@
 // again; that is the general form. The states are replaced by a second, small launch: another block may still read the
 // old ones as left context.
 #include "mamba2/cuda/activation.cuh"
+#include "mamba2/cuda/batch.cuh"
 #include "mamba2/cuda/causal_conv.h"
 #include "mamba2/cuda/check.h"
 
@@ -21,25 +22,7 @@ constexpr int rows_ahead = 8;
 constexpr int long_run = 64, short_run = 16;  // tokens: few rows read twice, or enough blocks for a short prompt
 constexpr std::int64_t long_run_tokens = 4096;
 
-/// The sequence that holds a token: the last one that starts at or before it and is not empty.
-__device__ int sequence_of(const Batch& batch, std::int64_t token) {
-  int low = 0, high = batch.sequences - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (batch.sequence_start[middle] <= token) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
-
-__device__ __forceinline__ std::int64_t slot_of(const Batch& batch, int sequence) {
-  return batch.slots != nullptr ? batch.slots[sequence] : sequence;
-}
-
-template <class T, class S, int Kernel, bool Silu>
+template <class T, class S, class Out, int Kernel, bool Silu>
 __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv conv, int run_tokens) {
   constexpr int Channels = vector_elements<T>;
   const int c = (static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x)) * Channels;
@@ -47,7 +30,7 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * run_tokens;
   const std::int64_t last = min(first + run_tokens, conv.batch.tokens);
   const T* x = static_cast<const T*>(conv.x.data) + c;
-  T* out = static_cast<T*>(conv.out.data) + c;
+  Out* out = static_cast<Out*>(conv.out.data) + c;
   float weight[Kernel][Channels], bias[Channels];
 #pragma unroll
   for (int i = 0; i < Channels; ++i) {
@@ -92,7 +75,7 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
 #pragma unroll
           for (int k = 0; k + 1 < Kernel; ++k) window[k][i] = window[k + 1][i];
         }
-        if (t + r < stop) store_vector(out + (t + r) * conv.out.stride, pack_vector<T>(sum));
+        if (t + r < stop) store_run(out + (t + r) * conv.out.stride, sum);
       }
     }
     t = stop;
@@ -102,7 +85,7 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
   }
 }
 
-template <class T, class S>
+template <class T, class S, class Out>
 __global__ void __launch_bounds__(block_threads) general_conv_kernel(const CausalConv conv, int run_tokens) {
   const int c = static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x);
   if (c >= conv.channels) return;
@@ -122,7 +105,7 @@ __global__ void __launch_bounds__(block_threads) general_conv_kernel(const Causa
       const float input = at >= start ? as_float(x[at * conv.x.stride]) : as_float(state[at - start + context]);
       sum += conv.weight[static_cast<std::int64_t>(c) * conv.conv_kernel + k] * input;
     }
-    static_cast<T*>(conv.out.data)[t * conv.out.stride + c] = rounded<T>(activated(sum, conv.activation));
+    static_cast<Out*>(conv.out.data)[t * conv.out.stride + c] = rounded<Out>(activated(sum, conv.activation));
   }
 }
 
@@ -149,7 +132,7 @@ bool aligned(const void* data, std::int64_t stride, DType dtype) {
          stride * static_cast<std::int64_t>(element_size(dtype)) % vector_bytes == 0;
 }
 
-template <class T, class S>
+template <class T, class S, class Out>
 void launch(const CausalConv& conv, cudaStream_t stream) {
   auto grid = [&](int channels_each, std::int64_t rows) {
     const int threads = (conv.channels + channels_each - 1) / channels_each;
@@ -161,13 +144,13 @@ void launch(const CausalConv& conv, cudaStream_t stream) {
   if (runs > 0) {
     const bool vectors = conv.conv_kernel == max_window && conv.channels % wide == 0 &&
                          aligned(conv.x.data, conv.x.stride, conv.dtype) &&
-                         aligned(conv.out.data, conv.out.stride, conv.dtype);
+                         aligned(conv.out.data, conv.out.stride, conv.out_dtype);
     if (vectors && conv.activation == Activation::silu) {
-      conv_kernel<T, S, max_window, true><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
+      conv_kernel<T, S, Out, max_window, true><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
     } else if (vectors) {
-      conv_kernel<T, S, max_window, false><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
+      conv_kernel<T, S, Out, max_window, false><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
     } else {
-      general_conv_kernel<T, S><<<grid(1, runs), block_threads, 0, stream>>>(conv, run_tokens);
+      general_conv_kernel<T, S, Out><<<grid(1, runs), block_threads, 0, stream>>>(conv, run_tokens);
     }
     check_launch("causal_conv");
   }
@@ -180,9 +163,16 @@ void launch(const CausalConv& conv, cudaStream_t stream) {
 }  // namespace
 
 void causal_conv(const CausalConv& conv, cudaStream_t stream) {
+  if (conv.out_dtype != conv.dtype) {
+    if (conv.dtype != DType::f32 || conv.state_dtype != DType::f32) fail_dtype("causal_conv", conv.dtype, "f32");
+    if (conv.out_dtype == DType::bf16) return launch<float, float, __nv_bfloat16>(conv, stream);
+    if (conv.out_dtype == DType::f16) return launch<float, float, __half>(conv, stream);
+    fail_dtype("causal_conv out", conv.out_dtype, "f16 or bf16");
+  }
   with_element_type(conv.dtype, "causal_conv", [&](auto element) {
     with_element_type(conv.state_dtype, "causal_conv state", [&](auto state) {
-      launch<typename decltype(element)::type, typename decltype(state)::type>(conv, stream);
+      using T = typename decltype(element)::type;
+      launch<T, typename decltype(state)::type, T>(conv, stream);
     });
   });
 }

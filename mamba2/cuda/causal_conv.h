@@ -15,7 +15,8 @@ namespace mamba2::cuda {
 /// oldest first.  Afterwards it holds the sequence's last conv_kernel - 1 inputs; a sequence without tokens leaves it
 /// alone. All pointers are device memory.
 struct CausalConv {
-  DType dtype = DType::f32;  // of x and out: f32 | f16 | bf16
+  DType dtype = DType::f32;      // of x: f32 | f16 | bf16
+  DType out_dtype = DType::f32;  // dtype, or f16 | bf16 where x and the state are f32
   int channels = 0;
   int conv_kernel = 0;  // 1 and up
   Activation activation = Activation::silu;
@@ -25,7 +26,7 @@ struct CausalConv {
   Batch batch;
   void* conv_state = nullptr;
   DType state_dtype = DType::f32;
-  Rows out;  // like x; must not overlap it
+  Rows out;  // (tokens, channels); must not overlap x
 };
 
 /// Enqueues the convolution, then the replacement of the states.

@@ -8,6 +8,11 @@
 
 namespace mamba2::cuda {
 
+/// What is written where an index from the device points outside its tensor: nothing else is there to tell by.
+__device__ __forceinline__ float not_a_number() {
+  return __int_as_float(0x7FC00000);
+}
+
 __device__ __forceinline__ float as_float(float value) {
   return value;
 }
@@ -92,6 +97,17 @@ __device__ __forceinline__ uint4 load_vector(const void* from) {
 }
 __device__ __forceinline__ void store_vector(void* to, const uint4& value) {
   *static_cast<uint4*>(to) = value;
+}
+
+/// Count floats rounded to T, stored at once: 8 or 16 bytes, aligned to as much.
+template <class T, int Count>
+__device__ __forceinline__ void store_run(T* to, const float (&from)[Count]) {
+  if constexpr (Count == vector_elements<T>) {
+    store_vector(to, pack_vector<T>(from));
+  } else {
+    static_assert(Count == 4 && sizeof(T) == 2);
+    *reinterpret_cast<uint2*>(to) = {packed(from[0], from[1], T()), packed(from[2], from[3], T())};
+  }
 }
 
 __device__ __forceinline__ float sigmoid(float value) {

@@ -2,13 +2,13 @@
 //
 // Parallel: sequences x heads, a block each; a warp takes rows of the state (a channel each), neighbouring lanes 16
 // bytes of a row each, so that a row's product with C is a reduction over state_size / 4 (f32) or / 8 (bf16) lanes.
-// Order: the state's loads are started first and fly while the block does the convolution step for its own 64 channels
-// and, again in every block, for its group's B and C: 2 * state_size channels of 4 taps against 64 rows of state.
-// conv_state: a block shifts its own channels.  B's and C's places are read by all blocks of a sequence, so the last
-// one to have read them (a counter a sequence) shifts them; nobody waits.
+// Order: the state's loads are started first, if they may before the kernel ahead is done, and fly while the block does
+// the convolution step for its own 64 channels and, again in every block, for its group's B and C: 2 * state_size
+// channels of 4 taps against 64 rows of state. conv_state: a block shifts its own channels.  B's and C's places are
+// read by all blocks of a sequence, so the last one to have read them (a counter a sequence) shifts them; nobody waits.
 // A bf16 state may be rounded by chance: one Philox block of random bits for 8 elements.
 #include "mamba2/cuda/activation.cuh"
-#include "mamba2/cuda/check.h"
+#include "mamba2/cuda/early_launch.cuh"
 #include "mamba2/cuda/mixer_step.h"
 
 namespace mamba2::cuda {
@@ -106,11 +106,16 @@ __global__ void __launch_bounds__(block_threads) step_kernel(const MixerStep ste
     return head_place + (first_row + r * rows_at_once) * N + (v * row_lanes + lane_in_row) * each;
   };
   uint4 loaded[row_steps][row_vectors];
+  auto load_state = [&] {
 #pragma unroll
-  for (int r = 0; r < row_steps; ++r) {
+    for (int r = 0; r < row_steps; ++r) {
 #pragma unroll
-    for (int v = 0; v < row_vectors; ++v) loaded[r][v] = load_vector(state + place(r, v));
-  }
+      for (int v = 0; v < row_vectors; ++v) loaded[r][v] = load_vector(state + place(r, v));
+    }
+  };
+  if (step.state_is_settled) load_state();
+  wait_for_previous();
+  if (!step.state_is_settled) load_state();
 
   const int tid = static_cast<int>(threadIdx.x);
   auto shared_channel = [&](int i) { return inner + (i < N ? 0 : (shape.n_groups - 1) * N) + group * N + i; };
@@ -131,7 +136,7 @@ __global__ void __launch_bounds__(block_threads) step_kernel(const MixerStep ste
 
   const float dt =
       fminf(fmaxf(softplus(as_float(xBC[conv_dim + head]) + step.dt_bias[head]), step.dt_min), step.dt_max);
-  const float decay = expf(dt * step.A[head]), D = step.D[head];
+  const float decay = expf(dt * -expf(step.A_log[head])), D = step.D[head];
   T* out = static_cast<T*>(step.out.data) + sequence * step.out.stride + head * head_dim;
 #pragma unroll
   for (int r = 0; r < row_steps; ++r) {
@@ -173,9 +178,10 @@ void launch(const MixerStep& step, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(step.shape.num_heads), static_cast<unsigned>(step.sequences));
   auto with_kernel = [&](auto state_size) {
     constexpr int N = decltype(state_size)::value;
-    if (step.conv_kernel == 2) return step_kernel<T, S, N, 2><<<grid, block_threads, 0, stream>>>(step);
-    if (step.conv_kernel == 3) return step_kernel<T, S, N, 3><<<grid, block_threads, 0, stream>>>(step);
-    step_kernel<T, S, N, 4><<<grid, block_threads, 0, stream>>>(step);
+    auto* kernel = step_kernel<T, S, N, 4>;
+    if (step.conv_kernel == 2) kernel = step_kernel<T, S, N, 2>;
+    if (step.conv_kernel == 3) kernel = step_kernel<T, S, N, 3>;
+    launch_early<const MixerStep>(kernel, step, grid, block_threads, "mixer_step", stream);
   };
   if (step.shape.state_size == 64) {
     with_kernel(std::integral_constant<int, 64>());
@@ -184,7 +190,6 @@ void launch(const MixerStep& step, cudaStream_t stream) {
   } else {
     with_kernel(std::integral_constant<int, 256>());
   }
-  check_launch("mixer_step");
 }
 
 }  // namespace

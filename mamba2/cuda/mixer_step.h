@@ -20,7 +20,7 @@ struct StochasticRounding {
 /// update, D and, unless the norm comes first, the gate.
 ///
 ///   xBC = silu(conv(conv_state, xBC_in)),  dt = clamp(softplus(dt_raw + dt_bias)),
-///   S = exp(dt A) S + dt x B^T,  out = (S C + D x) [silu(z)]
+///   S = exp(dt A) S + dt x B^T,  out = (S C + D x) [silu(z)],  A = -exp(A_log)
 ///
 /// zxBCdt (sequences, [z | x | B | C | dt_raw]) is in_proj's output; sequence i has slot batch.slots[i] (null: i).
 /// conv_state (slots, conv_dim, conv_kernel - 1) and ssm_state (slots, num_heads, head_dim, state_size) are read and
@@ -34,7 +34,7 @@ struct MixerStep {
   const float* conv_bias = nullptr;    // (conv_dim); null: none
   const float* dt_bias = nullptr;      // (num_heads)
   float dt_min = 0.0F, dt_max = 0.0F;  // time_step_limit
-  const float* A = nullptr;            // (num_heads), negative
+  const float* A_log = nullptr;        // (num_heads)
   const float* D = nullptr;            // (num_heads)
   bool gate = true;
   int sequences = 0;
@@ -43,8 +43,9 @@ struct MixerStep {
   void* ssm_state = nullptr;
   DType state_dtype = DType::f32;  // f32 | bf16
   StochasticRounding rounding;
-  Rows out;                      // (sequences, num_heads * head_dim)
-  unsigned* arrivals = nullptr;  // (sequences), zero before the first call and again after each
+  bool state_is_settled = false;  // the kernel just ahead does not write ssm_state: it may be read before that is done
+  Rows out;                       // (sequences, num_heads * head_dim)
+  unsigned* arrivals = nullptr;   // (sequences), zero before the first call and again after each
 };
 
 /// True where this kernel takes the shape; elsewhere the parts (causal_conv, softplus_dt, ssd_scan) do the same.

@@ -5,6 +5,8 @@
 // the scaling, so that width is no template parameter and nothing is read twice.  One thread writes and later reads the
 // same places: no barrier but the sum's. Blocks have up to 512 threads, as many as share the row evenly: a row of 5120
 // bf16 is 640 vectors, two each for 320.
+#include <algorithm>
+
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/element.cuh"
 #include "mamba2/cuda/norm.h"
@@ -87,20 +89,20 @@ __global__ void __launch_bounds__(max_threads) rms_norm_kernel(const RmsNorm nor
   });
 }
 
-template <class T, int Wide>
+template <class Y, class T, int Wide>
 __global__ void __launch_bounds__(max_threads) gated_rms_norm_kernel(const GatedRmsNorm norm) {
   extern __shared__ float row[];
   __shared__ float scratch[32];
   const std::int64_t r = blockIdx.x;
   const int width = norm.width / norm.groups;
   const int first = static_cast<int>(blockIdx.y) * width;
-  const T* y = static_cast<const T*>(norm.y.data) + r * norm.y.stride + first;
+  const Y* y = static_cast<const Y*>(norm.y.data) + r * norm.y.stride + first;
   const T* z = norm.z.data != nullptr ? static_cast<const T*>(norm.z.data) + r * norm.z.stride + first : nullptr;
   T* out = static_cast<T*>(norm.out.data) + r * norm.out.stride + first;
   float squares = 0.0F;
   for_my_runs<Wide>(width, [&](int i) {
     float value[Wide];
-    read_run<T, Wide>(value, y + i);
+    read_run<Y, Wide>(value, y + i);
     if (z != nullptr && !norm.norm_before_gate) {
       float gate[Wide];
       read_run<T, Wide>(gate, z + i);
@@ -168,19 +170,30 @@ void rms_norm(const RmsNorm& norm, cudaStream_t stream) {
   });
 }
 
+namespace {
+
+template <class Y, class T>
+void launch_gated(const GatedRmsNorm& norm, cudaStream_t stream) {
+  constexpr int wide = std::max(vector_elements<Y>, vector_elements<T>);
+  const int width = norm.width / norm.groups;
+  const bool vectors = width % wide == 0 && aligned(norm.y.data, norm.y.stride, norm.y_dtype) &&
+                       aligned(norm.z.data, norm.z.stride, norm.dtype) &&
+                       aligned(norm.out.data, norm.out.stride, norm.dtype);
+  if (vectors) {
+    launch(gated_rms_norm_kernel<Y, T, wide>, norm, norm.rows, norm.groups, width, wide, "gated_rms_norm", stream);
+  } else {
+    launch(gated_rms_norm_kernel<Y, T, 1>, norm, norm.rows, norm.groups, width, 1, "gated_rms_norm", stream);
+  }
+}
+
+}  // namespace
+
 void gated_rms_norm(const GatedRmsNorm& norm, cudaStream_t stream) {
+  if (norm.dtype == DType::f32 && norm.y_dtype == DType::bf16) return launch_gated<__nv_bfloat16, float>(norm, stream);
+  if (norm.dtype != norm.y_dtype) fail_dtype("gated_rms_norm y", norm.y_dtype, "that of out");
   with_element_type(norm.dtype, "gated_rms_norm", [&](auto element) {
     using T = typename decltype(element)::type;
-    constexpr int wide = vector_elements<T>;
-    const int width = norm.width / norm.groups;
-    const bool vectors = width % wide == 0 && aligned(norm.y.data, norm.y.stride, norm.dtype) &&
-                         aligned(norm.z.data, norm.z.stride, norm.dtype) &&
-                         aligned(norm.out.data, norm.out.stride, norm.dtype);
-    if (vectors) {
-      launch(gated_rms_norm_kernel<T, wide>, norm, norm.rows, norm.groups, width, wide, "gated_rms_norm", stream);
-    } else {
-      launch(gated_rms_norm_kernel<T, 1>, norm, norm.rows, norm.groups, width, 1, "gated_rms_norm", stream);
-    }
+    launch_gated<T, T>(norm, stream);
   });
 }
 

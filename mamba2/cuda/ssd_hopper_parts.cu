@@ -61,7 +61,7 @@ __device__ void copy_part(PartShared<N>& shared, const SsdMaps& maps, const Head
 template <int N>
 __device__ void weigh_part(PartShared<N>& shared, const SsdScan& scan, int head, int index, const Part& part) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const float rate = scan.A[head] * log2_e;
+  const float rate = -expf(scan.A_log[head]) * log2_e;
   DtAhead ahead(shared.dt[index], scan, head);
   auto start = [&](int i) {
     if (i < part.chunks) {

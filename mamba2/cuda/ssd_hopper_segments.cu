@@ -115,7 +115,7 @@ __device__ void write_decays(Decays& decays, float2 dt, float rate) {
 template <int N>
 __device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, int head, int index,
                                const Segment& segment) {
-  const float rate = scan.A[head] * log2_e;
+  const float rate = -expf(scan.A_log[head]) * log2_e;
   const int chunks = segment.chunks();
   DtAhead ahead(shared.dt[index], scan, head);
   auto start = [&](int i) {

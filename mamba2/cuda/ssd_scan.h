@@ -18,7 +18,8 @@ struct SsdShape {
 
 /// State space dual scan, forward, over ragged sequences.  Dao & Gu 2024, section 6 (block decomposition).
 ///
-///   S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T,   y_t = S_t C_t + D x_t,   out_t = y_t or y_t silu(z_t)
+///   S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T,   y_t = S_t C_t + D x_t,   out_t = y_t or y_t silu(z_t),
+///   A = -exp(A_log)
 ///
 /// All pointers are device memory.  Rows are tokens; their strides count elements.
 struct SsdScan {
@@ -29,10 +30,10 @@ struct SsdScan {
   ConstRows z;                // like x; data null: no gate
   const float* dt = nullptr;  // (tokens, num_heads), after bias, softplus and limit
   std::int64_t dt_stride = 0;
-  const float* A = nullptr;  // (num_heads), negative
-  const float* D = nullptr;  // (num_heads) or (num_heads, head_dim); null: none
-  int D_head_stride = 1;     // elements from head to head: 1 or head_dim
-  int D_channel_stride = 0;  // elements from channel to channel: 0 or 1
+  const float* A_log = nullptr;  // (num_heads)
+  const float* D = nullptr;      // (num_heads) or (num_heads, head_dim); null: none
+  int D_head_stride = 1;         // elements from head to head: 1 or head_dim
+  int D_channel_stride = 0;      // elements from channel to channel: 0 or 1
   Batch batch;
   void* ssm_state = nullptr;  // (slots, num_heads, head_dim, state_size), read and replaced
   DType state_dtype = DType::f32;

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(32 * warps_per_block) general_kernel(const Ssd
   const T* B = static_cast<const T*>(scan.B.data) + static_cast<std::int64_t>(group) * shape.state_size;
   const T* C = static_cast<const T*>(scan.C.data) + static_cast<std::int64_t>(group) * shape.state_size;
   T* out = static_cast<T*>(scan.out.data) + channel;
-  const float A = scan.A[h];
+  const float A = -expf(scan.A_log[h]);
   const float D = scan.D != nullptr ? scan.D[h * scan.D_head_stride + p * scan.D_channel_stride] : 0.0F;
 
   Row row(shared, shape.state_size);

@@ -12,9 +12,12 @@ constexpr int block_threads = 256;
 template <class T, class Out>
 __global__ void __launch_bounds__(block_threads) embedding_kernel(const Embedding op) {
   const std::int64_t t = blockIdx.x;
-  const T* from = static_cast<const T*>(op.table.data) + op.ids[t] * op.table.stride;
+  const std::int64_t id = op.ids[t];
+  const T* from = static_cast<const T*>(op.table.data) + id * op.table.stride;
   Out* to = static_cast<Out*>(op.out.data) + t * op.out.stride;
-  for (int i = static_cast<int>(threadIdx.x); i < op.width; i += block_threads) to[i] = rounded<Out>(as_float(from[i]));
+  const bool exists = 0 <= id && id < op.vocab_size;
+  for (int i = static_cast<int>(threadIdx.x); i < op.width; i += block_threads)
+    to[i] = rounded<Out>(exists ? as_float(from[i]) : not_a_number());
 }
 
 template <class T>
@@ -24,7 +27,7 @@ __global__ void __launch_bounds__(block_threads) softplus_dt_kernel(const Softpl
   const std::int64_t t = i / op.num_heads;
   const int h = static_cast<int>(i % op.num_heads);
   const float raw = as_float(static_cast<const T*>(op.dt_raw.data)[t * op.dt_raw.stride + h]);
-  op.dt[i] = fminf(fmaxf(softplus(raw + op.bias[h]), op.dt_min), op.dt_max);
+  op.dt[t * op.dt_stride + h] = fminf(fmaxf(softplus(raw + op.bias[h]), op.dt_min), op.dt_max);
 }
 
 }  // namespace

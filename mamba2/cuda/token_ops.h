@@ -8,10 +8,11 @@
 
 namespace mamba2::cuda {
 
-/// out[t] = table[ids[t]], rounded to out's dtype.  Every id must lie in the table; the caller has checked.
+/// out[t] = table[ids[t]], rounded to out's dtype; NaN where an id lies outside the table.
 struct Embedding {
   std::int64_t tokens = 0;
   int width = 0;
+  std::int64_t vocab_size = 0;
   const std::int32_t* ids = nullptr;  // (tokens)
   ConstRows table;                    // (vocab_size, width)
   DType dtype = DType::f32;
@@ -30,6 +31,7 @@ struct SoftplusDt {
   const float* bias = nullptr;  // (num_heads)
   float dt_min = 0.0F, dt_max = 0.0F;
   float* dt = nullptr;  // (tokens, num_heads)
+  std::int64_t dt_stride = 0;
 };
 
 void softplus_dt(const SoftplusDt& op, cudaStream_t stream);

@@ -133,14 +133,19 @@ Backend& plain() {
   return *backend;
 }
 
-void expect_agreement(Backend& backend, std::uint64_t seed, double roundings, const Body& body) {
+Agreement agreement(Backend& backend, std::uint64_t seed, double roundings, const Body& body) {
   const std::vector<double> want = run(truth(), seed, Values::as_drawn, body);
   const std::vector<double> magnitudes = run(truth(), seed, Values::magnitudes, body);
   const double largest = std::accumulate(magnitudes.begin(), magnitudes.end(), 0.0,
                                          [](double most, double value) { return std::max(most, std::fabs(value)); });
   const double allowed =
       2 * largest_difference(run(plain(), seed, Values::as_drawn, body), want) + roundings * 0x1p-24 * largest;
-  EXPECT_LE(largest_difference(run(backend, seed, Values::as_drawn, body), want), allowed) << "seed " << seed;
+  return {largest_difference(run(backend, seed, Values::as_drawn, body), want), allowed};
+}
+
+void expect_agreement(Backend& backend, std::uint64_t seed, double roundings, const Body& body) {
+  const Agreement found = agreement(backend, seed, roundings, body);
+  EXPECT_LE(found.error, found.allowed) << "seed " << seed;
 }
 
 std::vector<double> results_of(Backend& backend, std::uint64_t seed, const Body& body) {

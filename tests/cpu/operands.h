@@ -72,6 +72,12 @@ Backend& plain();
 /// The largest difference, infinite where one is not a number.
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b);
 
+struct Agreement {
+  double error, allowed;
+};
+/// What expect_agreement compares.
+Agreement agreement(Backend& backend, std::uint64_t seed, double roundings, const Body& body);
+
 /// The op's results on a backend, for comparing bits.
 std::vector<double> results_of(Backend& backend, std::uint64_t seed, const Body& body);
 

@@ -99,7 +99,7 @@ Result on_device(const Case& c) {
       state(c.state, c.state_dtype);
   const DeviceArray start(c.start), slots(c.slots), out(x.size());
   CausalConv conv;
-  conv.dtype = c.dtype;
+  conv.dtype = conv.out_dtype = c.dtype;
   conv.channels = c.channels;
   conv.conv_kernel = c.kernel;
   conv.activation = c.activation;

@@ -17,7 +17,7 @@ struct Case {
   int sequences;
   bool gate;
   std::vector<std::int32_t> slots;
-  std::vector<double> row, conv_weight, conv_bias, dt_bias, A, D, conv_state, ssm_state;
+  std::vector<double> row, conv_weight, conv_bias, dt_bias, A, A_log, D, conv_state, ssm_state;
 
   int inner() const { return shape.num_heads * shape.head_dim; }
   int conv_dim() const { return inner() + 2 * shape.n_groups * shape.state_size; }
@@ -27,7 +27,7 @@ struct Case {
 };
 
 Case random_case(SsdShape shape, DType dtype, DType state_dtype, int sequences, int kernel, Random& random) {
-  Case c{shape, kernel, dtype, state_dtype, sequences, uniform_int(0, 3, random) > 0, {}, {}, {}, {},
+  Case c{shape, kernel, dtype, state_dtype, sequences, uniform_int(0, 3, random) > 0, {}, {}, {}, {}, {},
          {},    {},     {},    {},          {}};
   for (int i = 0; i < sequences; ++i) c.slots.push_back(sequences - i);  // slot 0 belongs to nobody
   auto values = [&](int count, DType type) {
@@ -38,7 +38,11 @@ Case random_case(SsdShape shape, DType dtype, DType state_dtype, int sequences, 
   c.conv_bias = values(c.conv_dim(), DType::f32);
   c.dt_bias = values(shape.num_heads, DType::f32);
   c.A = rounded_to(log_uniform_values(static_cast<std::size_t>(shape.num_heads), 0.05, 8, random), DType::f32);
-  for (double& a : c.A) a = -a;
+  c.A_log.clear();
+  for (double& a : c.A) {
+    c.A_log.push_back(rounded_to(std::log(a), DType::f32));
+    a = -std::exp(c.A_log.back());
+  }
   c.D = values(shape.num_heads, DType::f32);
   c.conv_state = values((sequences + 1) * c.conv_dim() * (kernel - 1), dtype);
   c.ssm_state = values((sequences + 1) * c.inner() * shape.state_size, state_dtype);
@@ -87,7 +91,7 @@ Result reference(const Case& c) {
 
 Result on_device(const Case& c, const StochasticRounding& rounding = {}) {
   const DeviceArray row(c.row, c.dtype), conv_weight(c.conv_weight, DType::f32), conv_bias(c.conv_bias, DType::f32);
-  const DeviceArray dt_bias(c.dt_bias, DType::f32), A(c.A, DType::f32), D(c.D, DType::f32), slots(c.slots);
+  const DeviceArray dt_bias(c.dt_bias, DType::f32), A_log(c.A_log, DType::f32), D(c.D, DType::f32), slots(c.slots);
   const DeviceArray conv_state(c.conv_state, c.dtype), ssm_state(c.ssm_state, c.state_dtype);
   const DeviceArray out(static_cast<std::size_t>(c.sequences * c.inner()) * element_size(c.dtype));
   const DeviceArray arrivals(std::vector<std::int32_t>(static_cast<std::size_t>(c.sequences), 0));
@@ -100,7 +104,7 @@ Result on_device(const Case& c, const StochasticRounding& rounding = {}) {
   step.conv_bias = conv_bias.floats();
   step.dt_bias = dt_bias.floats();
   step.dt_max = static_cast<float>(dt_max);
-  step.A = A.floats();
+  step.A_log = A_log.floats();
   step.D = D.floats();
   step.gate = c.gate;
   step.sequences = c.sequences;

@@ -22,7 +22,7 @@ struct Case {
   int padding = 0;  // elements between rows
   bool gated = false;
   bool D_per_channel = false;
-  std::vector<double> x, B, C, z, dt, A, D, state;
+  std::vector<double> x, B, C, z, dt, A_log, A, D, state;
 
   int tokens() const { return sequence_start.back(); }
   int sequences() const { return static_cast<int>(slots.size()); }
@@ -53,7 +53,11 @@ Case random_case(SsdShape shape, DType dtype, DType state_dtype, const std::vect
   c.C = rounded_to(normal_values(tokens * shared, random), dtype);
   c.dt = rounded_to(log_uniform_values(tokens * heads, 1e-4, 2.0, random), DType::f32);
   c.A = rounded_to(log_uniform_values(heads, 0.05, 16.0, random), DType::f32);
-  for (double& a : c.A) a = -a;
+  c.A_log.clear();
+  for (double& a : c.A) {
+    c.A_log.push_back(rounded_to(std::log(a), DType::f32));
+    a = -std::exp(c.A_log.back());
+  }
   c.D = rounded_to(normal_values(c.D_per_channel ? width : heads, random), DType::f32);
   c.state = rounded_to(normal_values(c.state_elements() * (lengths.size() + 1), random), state_dtype);
   return c;
@@ -121,7 +125,7 @@ Result on_device(const Case& c, Path path) {
   const std::int64_t shared_stride = static_cast<std::int64_t>(shared) + c.padding;
   const DeviceArray x(with_gaps(c.x, width, c.padding), c.dtype), z(with_gaps(c.z, width, c.padding), c.dtype);
   const DeviceArray B(with_gaps(c.B, shared, c.padding), c.dtype), C(with_gaps(c.C, shared, c.padding), c.dtype);
-  const DeviceArray dt(c.dt, DType::f32), A(c.A, DType::f32), D(c.D, DType::f32), state(c.state, c.state_dtype);
+  const DeviceArray dt(c.dt, DType::f32), A_log(c.A_log, DType::f32), D(c.D, DType::f32), state(c.state, c.state_dtype);
   const DeviceArray start(c.sequence_start), slots(c.slots), out(x.size());
   SsdScan scan;
   scan.shape = c.shape;
@@ -132,7 +136,7 @@ Result on_device(const Case& c, Path path) {
   if (c.gated) scan.z = {z.data(), x_stride};
   scan.dt = dt.floats();
   scan.dt_stride = c.shape.num_heads;
-  scan.A = A.floats();
+  scan.A_log = A_log.floats();
   scan.D = D.floats();
   scan.D_head_stride = c.D_per_channel ? c.shape.head_dim : 1;
   scan.D_channel_stride = c.D_per_channel ? 1 : 0;

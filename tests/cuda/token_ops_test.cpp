@@ -23,7 +23,14 @@ TEST(Embedding, CopiesTheRowsOfTheIds) {
       want.insert(want.end(), table.begin() + ids.back() * width, table.begin() + (ids.back() + 1) * width);
     }
     const DeviceArray table_device(table, dtype), ids_device(ids), out(want.size() * 4);
-    embedding({20, width, ids_device.ints(), {table_device.data(), width}, dtype, {out.data(), width}, DType::f32},
+    embedding({20,
+               width,
+               vocabulary,
+               ids_device.ints(),
+               {table_device.data(), width},
+               dtype,
+               {out.data(), width},
+               DType::f32},
               nullptr);
     EXPECT_EQ(max_error(out.download(DType::f32), want), 0.0);
   }
@@ -51,6 +58,7 @@ TEST(SoftplusDt, AgreesWithItsDefinitionInDoubleAndDoesNotOverflow) {
     op.dt_min = 0.01F;
     op.dt_max = static_cast<float>(limit);
     op.dt = static_cast<float*>(dt.data());
+    op.dt_stride = heads;
     softplus_dt(op, nullptr);
     // raw + bias rounds at up to 256, so half a unit there, and a few units of the functions
     EXPECT_LE(max_error(dt.download(DType::f32), want), 256 * epsilon(DType::f32));

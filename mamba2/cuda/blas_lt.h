@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <string>
+
+#include "mamba2/cuda/batch.h"
+
+namespace mamba2::cuda {
+
+/// out = add + x W^T + bias with f32 sums; x and W of one dtype, add and out f32, bias f32.
+struct Product {
+  std::int64_t rows = 0, inputs = 0, outputs = 0;
+  DType dtype = DType::f32;  // of x and W: f32 (never rounded to less) | bf16 | f16
+  ConstRows x, weight;
+  const float* bias = nullptr;  // (outputs); null: none
+  ConstRows add;                // data null: none; may be out
+  Rows out;
+};
+
+/// NVIDIA's cuBLASLt, found when the program runs: a build with CUDA starts without it.
+class BlasLt {
+ public:
+  /// Null where the library is not there, and then why says what was tried.
+  static std::unique_ptr<BlasLt> open(std::string& why);
+  ~BlasLt();
+
+  /// False where its rows are aligned in a way that the library is slow at or refuses.
+  static bool takes(const Product& product);
+  /// Enqueues the product; false where the library knows no way for this shape.
+  bool multiply(const Product& product, cudaStream_t stream);
+
+ private:
+  struct State;
+  explicit BlasLt(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace mamba2::cuda

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "mamba2/cuda/activation.h"
+#include "mamba2/cuda/blas_lt.h"
+#include "mamba2/cuda/cuda_backend.h"
+#include "mamba2/cuda/memory.h"
+#include "mamba2/cuda/recorder.h"
+#include "mamba2/ops/backend.h"
+
+/// The ops in terms of kernels.  Operands are checked already.
+namespace mamba2::cuda {
+
+/// A norm of few rows that waits for the product of its rows, which may take it along.
+struct WaitingNorm {
+  std::int64_t rows = 0;
+  int width = 0;
+  ConstRows x;
+  const float* weight = nullptr;
+  float eps = 1e-5F;
+  Rows out;
+};
+
+/// What every op works with.
+class Context {
+ public:
+  explicit Context(Precision wanted);
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+  ~Context();
+
+  cudaStream_t stream() const { return memory.stream(); }
+  /// Puts everything asked for so far on the stream.  Throws Error for what a launch says.
+  void settle();
+  /// The same where nothing can be thrown: the next settle() does.
+  void settle_quietly() noexcept;
+  /// Takes a norm to be launched before the next op, or with it.
+  void let_wait(const WaitingNorm& norm) { waiting_ = norm; }
+  /// The norm that waits, if its rows are this tensor and this product can take it along: it is the caller's now.
+  std::optional<WaitingNorm> take_norm(const mamba2::Linear& op);
+  /// Launches the norm that waits.
+  void finish_norm();
+  /// At least so many bytes of work space, contents free, until the next call.
+  void* scratch(std::size_t bytes);
+  /// A zero for each sequence of a batch, zero again after each mixer step.
+  unsigned* arrivals() const { return arrivals_; }
+  /// Large products and scans may round their inputs to 16 bits.
+  bool rounds() const { return precision_ == Precision::fast && f32_matrices == 0; }
+
+  Memory memory;
+  Recorder recorder;
+  std::unique_ptr<BlasLt> blas;  // null where the library is not there
+  bool follows_product = false;  // the op launched last was a Linear
+  int f32_matrices = 0;          // that products are made with, now
+
+ private:
+  std::optional<WaitingNorm> waiting_;
+  std::exception_ptr failure_;
+  Precision precision_;
+  void* scratch_ = nullptr;
+  std::size_t scratch_bytes_ = 0;
+  unsigned* arrivals_ = nullptr;
+};
+
+/// Sequences that a batch of single tokens may have to be fused.
+constexpr std::int64_t most_fused_sequences = 65535;
+
+/// A weight matrix (rows, columns) on the device.
+class CudaWeight : public PreparedWeight {
+ public:
+  /// host is of dtype `held`, or is converted to it.
+  CudaWeight(WeightRole role, const Tensor& host, DType asked, DType held, Context& context);
+  ~CudaWeight() override;
+  std::size_t bytes() const override { return matrix.bytes(); }
+
+  Tensor matrix;
+
+ private:
+  Context& context_;
+  bool counts_;  // among the context's f32_matrices
+};
+
+void embedding(Context& context, const mamba2::Embedding& op);
+void linear(Context& context, const mamba2::Linear& op);
+void rms_norm(Context& context, const mamba2::RmsNorm& op);
+void gated_rms_norm(Context& context, const mamba2::GatedRmsNorm& op);
+void causal_conv(Context& context, const mamba2::CausalConv& op);
+void time_step(Context& context, const mamba2::TimeStep& op);
+void ssd_scan(Context& context, const mamba2::SsdScan& op);
+void gated_activation(Context& context, const mamba2::GatedActivation& op);
+void activate(Context& context, const mamba2::Activate& op);
+void rope(Context& context, const mamba2::Rope& op);
+void attention(Context& context, const mamba2::Attention& op);
+void gather_rows(Context& context, const mamba2::GatherRows& op);
+void cross_entropy(Context& context, const mamba2::CrossEntropy& op);
+/// False where no fused form takes this mixer: then nothing was done.
+bool fused_mixer(Context& context, const mamba2::Mixer& op);
+
+/// Views of tensors as kernels take them.
+inline ConstRows const_rows(const Tensor& tensor) {
+  return tensor.empty() ? ConstRows{} : ConstRows{tensor.data, tensor.stride(0)};
+}
+inline Rows rows(const Tensor& tensor) {
+  return {tensor.data, tensor.stride(0)};
+}
+inline const float* floats(const Tensor& tensor) {
+  return tensor.empty() ? nullptr : tensor.as<float>();
+}
+/// An extent that kernels count in int.
+int extent(std::int64_t value, const char* what);
+Batch batch_of(const mamba2::Batch& batch);
+Activation activation_of(mamba2::Activation act);
+
+}  // namespace mamba2::cuda

@@ -1,0 +1,164 @@
+#include "mamba2/cuda/cuda_backend.h"
+
+#include <fmt/core.h>
+
+#include <type_traits>
+#include <utility>
+
+#include "mamba2/base/error.h"
+#include "mamba2/cuda/check.h"
+#include "mamba2/cuda/context.h"
+#include "mamba2/cuda/fingerprint.h"
+#include "mamba2/tensor/quantized.h"
+
+namespace mamba2 {
+namespace {
+
+constexpr int least_compute_capability = 80;
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(cuda::Precision precision) : context_(precision) {}
+  ~CudaBackend() override = default;
+
+  std::string_view name() const override { return "cuda"; }
+  Device device() const override { return {.kind = DeviceKind::cuda}; }
+  DType activation_dtype() const override { return DType::f32; }
+
+  std::unique_ptr<PreparedWeight> prepare(WeightRole role, const Tensor& host, DType held_as) override;
+
+  using Backend::upload;
+  void upload(const Tensor& host, const Tensor& on_device) override { settled().memory.from_host(host, on_device); }
+  void download(const Tensor& on_device, const Tensor& host) override { settled().memory.to_host(on_device, host); }
+  void copy(const Tensor& from, const Tensor& to) override { settled().memory.copy(from, to); }
+  void zero(const Tensor& tensor) override { settled().memory.zero(tensor); }
+
+ protected:
+  void* allocate_bytes(std::size_t bytes) override;
+  void free_bytes(void* memory, std::size_t bytes) noexcept override;
+
+  void compute(const Embedding& op) override { enqueue(op, cuda::embedding); }
+  void compute(const Linear& op) override { enqueue(op, cuda::linear); }
+  void compute(const RmsNorm& op) override { enqueue(op, cuda::rms_norm); }
+  void compute(const GatedRmsNorm& op) override { enqueue(op, cuda::gated_rms_norm); }
+  void compute(const CausalConv& op) override { enqueue(op, cuda::causal_conv); }
+  void compute(const TimeStep& op) override { enqueue(op, cuda::time_step); }
+  void compute(const SsdScan& op) override { enqueue(op, cuda::ssd_scan); }
+  void compute(const GatedActivation& op) override { enqueue(op, cuda::gated_activation); }
+  void compute(const Activate& op) override { enqueue(op, cuda::activate); }
+  void compute(const Mixer& op) override {
+    enqueue(op, [this](cuda::Context& context, const Mixer& mixer) {
+      if (!cuda::fused_mixer(context, mixer)) Backend::compute(mixer);
+    });
+  }
+  void compute(const Rope& op) override { enqueue(op, cuda::rope); }
+  void compute(const Attention& op) override { enqueue(op, cuda::attention); }
+  void compute(const GatherRows& op) override { enqueue(op, cuda::gather_rows); }
+  void compute(const CrossEntropy& op) override { enqueue(op, cuda::cross_entropy); }
+
+ private:
+  template <class Op, class Launch>
+  void enqueue(const Op& op, Launch launch);
+  cuda::Context& settled();
+
+  cuda::Context context_;
+  std::vector<std::uint64_t> words_;
+};
+
+/// Hands an op to the recorder; a part of another op, which is being launched, runs at once.
+template <class Op, class Launch>
+void CudaBackend::enqueue(const Op& op, Launch launch) {
+  auto run_now = [this, op, launch] {
+    constexpr bool is_product = std::is_same_v<Op, Linear>;
+    if constexpr (!is_product) context_.finish_norm();  // a product may take it along
+    launch(context_, op);
+    context_.follows_product = is_product;
+  };
+  if (context_.recorder.launching()) return run_now();
+  words_.clear();
+  cuda::Fingerprint(words_).add(op);
+  context_.recorder.add(words_, std::move(run_now));
+}
+
+/// The context after everything asked for is on the stream.
+cuda::Context& CudaBackend::settled() {
+  context_.settle();
+  return context_;
+}
+
+void CudaBackend::free_bytes(void* memory, std::size_t) noexcept {
+  context_.settle_quietly();
+  context_.memory.free(memory);
+}
+
+/// What the device holds where held_as was asked for.
+DType device_dtype(DType held_as) {
+  if (is_quantized(held_as)) return DType::f16;
+  return held_as == DType::f64 ? DType::f32 : held_as;
+}
+
+std::unique_ptr<PreparedWeight> CudaBackend::prepare(WeightRole role, const Tensor& host, DType held_as) {
+  require(host.rank() == 2, "a weight is {}, expected a matrix", to_string(host.shape));
+  const bool can_hold = is_floating(held_as) || held_as == host.dtype || can_quantize(held_as);
+  require((is_floating(host.dtype) || is_quantized(host.dtype)) && can_hold,
+          "the cuda backend can't hold a {} matrix as {}", mamba2::name(host.dtype), mamba2::name(held_as));
+  const DType held = device_dtype(held_as);
+  cuda::Context& context = settled();
+  if (!is_quantized(held_as) || host.dtype == held_as)
+    return std::make_unique<cuda::CudaWeight>(role, host, held_as, held, context);
+  const HostTensor quantized(held_as, host.shape);
+  convert(host, quantized);
+  return std::make_unique<cuda::CudaWeight>(role, quantized, held_as, held, context);
+}
+
+void* CudaBackend::allocate_bytes(std::size_t bytes) {
+  void* const memory = settled().memory.allocate(bytes);
+  cuda::check(cudaMemsetAsync(memory, 0, bytes, context_.stream()), "zero");
+  return memory;
+}
+
+/// Empty where a GPU can be used; else why not.
+std::string problem_with_gpu(cudaDeviceProp& properties) {
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  if (status != cudaSuccess) {
+    (void)cudaGetLastError();
+    return cudaGetErrorString(status);
+  }
+  if (devices == 0) return "there is no GPU";
+  int current = 0;
+  if (cudaGetDevice(&current) != cudaSuccess || cudaGetDeviceProperties(&properties, current) != cudaSuccess)
+    return cudaGetErrorString(cudaGetLastError());
+  if (10 * properties.major + properties.minor < least_compute_capability)
+    return fmt::format("{} has compute capability {}.{}, expected 8.0 or later", properties.name, properties.major,
+                       properties.minor);
+  return {};
+}
+
+}  // namespace
+
+cuda::Summary cuda::describe() {
+  Summary summary;
+  summary.built = true;
+  cudaDeviceProp properties{};
+  summary.problem = problem_with_gpu(properties);
+  summary.usable = summary.problem.empty();
+  if (!summary.usable) return summary;
+  constexpr double gibibyte = 1024.0 * 1024.0 * 1024.0;
+  summary.gpu = fmt::format("{}, compute capability {}.{}, {:.1f} GiB", properties.name, properties.major,
+                            properties.minor, static_cast<double>(properties.totalGlobalMem) / gibibyte);
+  std::string why;
+  summary.blas = BlasLt::open(why) != nullptr ? "cuBLASLt" : why;
+  summary.tuned_shapes = "decode: head_dim 64, state_size 64, 128 or 256, conv_kernel 2 to 4";
+  if (properties.major == 9) summary.tuned_shapes += "; prompts in 16 bits: head_dim 64, state_size 64 or 128";
+  return summary;
+}
+
+std::unique_ptr<Backend> make_cuda_backend(cuda::Precision precision) {
+  cudaDeviceProp properties{};
+  const std::string problem = problem_with_gpu(properties);
+  require(problem.empty(), "device is 'cuda', but {}", problem);
+  return std::make_unique<CudaBackend>(precision);
+}
+
+}  // namespace mamba2

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "mamba2/ops/backend.h"
+
+namespace mamba2 {
+
+namespace cuda {
+
+/// What large products and long scans are computed in where the weights have 16 bits or less.
+enum class Precision : std::uint8_t {
+  fast,  ///< inputs rounded to 16 bits, f32 sums
+  exact  ///< f32 throughout
+};
+
+/// The GPU as `doctor` shows it.
+struct Summary {
+  bool built = false;        ///< this build has the CUDA backend
+  bool usable = false;       ///< and here is a GPU that it runs on
+  std::string gpu;           ///< name, compute capability, memory; empty where there is none
+  std::string problem;       ///< why not usable, one line
+  std::string blas;          ///< whether cuBLASLt was found
+  std::string tuned_shapes;  ///< what has kernels of its own on this GPU
+};
+
+Summary describe();
+
+}  // namespace cuda
+
+/// The implementation on NVIDIA GPUs of compute capability 8.0 and later: activations in f32; state in f32 or bf16;
+/// weights f32, bf16 or f16 as stored.  Quantised weights are held as f16.
+///
+/// Products of up to eight rows are computed in f32 from the weights as they are, so that a sequence's decode does not
+/// depend on its neighbours.  With Precision::fast and no f32 matrix in the model, larger products and prompts round
+/// their inputs to 16 bits.
+///
+/// Indices from the device are not checked on the host: an id, row, label or position outside its tensor gives NaN.
+/// Throws Error where there is no usable GPU.
+std::unique_ptr<Backend> make_cuda_backend(cuda::Precision precision = cuda::Precision::fast);
+
+}  // namespace mamba2

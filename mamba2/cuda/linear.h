@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "mamba2/cuda/batch.h"
+
+namespace mamba2::cuda {
+
+/// The norm of the rows before a product: x / rms(x) * weight.  The rows themselves are written too.
+struct InputNorm {
+  const float* weight = nullptr;  // (inputs); null: no norm
+  float eps = 1e-5F;
+  Rows normed;  // (rows, inputs); must not overlap x
+};
+
+/// out = add + x W^T + bias in f32: x, add and out are f32, W is f32, bf16 or f16 and widened exactly.
+/// All pointers are device memory; any sizes, strides and alignments.
+struct LinearRows {
+  std::int64_t rows = 0;  // of x and out
+  int inputs = 0;         // columns of x and W
+  int outputs = 0;        // rows of W
+  ConstRows x;
+  ConstRows weight;
+  DType weight_dtype = DType::f32;
+  const float* bias = nullptr;  // (outputs); null: none
+  ConstRows add;                // data null: none; may be out
+  Rows out;
+  InputNorm norm;  // few rows only
+};
+
+/// Rows up to which few_rows reads the weight once.
+constexpr int few_rows_limit = 8;
+
+/// For the products of decode, bound by reading W.  A row's bits do not depend on the other rows.  On Hopper it starts
+/// reading W before the kernel ahead of it is done.
+void linear_few_rows(const LinearRows& op, cudaStream_t stream);
+
+/// For any number of rows, by f32 multiplications: what no library takes, and small matrices.
+void linear_tiled(const LinearRows& op, cudaStream_t stream);
+
+}  // namespace mamba2::cuda

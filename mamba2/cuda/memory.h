@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "mamba2/tensor/tensor.h"
+
+namespace mamba2::cuda {
+
+/// Device memory of one backend, in the order of its stream.
+class Memory {
+ public:
+  Memory();
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory();
+
+  cudaStream_t stream() const { return stream_; }
+
+  /// From a pool; contents are free.  Throws Error that says how much was wanted and how much is free; what is
+  /// allocated already stays usable.
+  void* allocate(std::size_t bytes);
+  void free(void* memory) noexcept;
+
+  /// Equal shapes and dtypes; dimensions but the innermost may be strided.  from_host returns when the host's memory
+  /// may be reused, to_host when it holds the result.
+  void from_host(const Tensor& host, const Tensor& device);
+  void to_host(const Tensor& device, const Tensor& host);
+  void copy(const Tensor& from, const Tensor& to);
+  void zero(const Tensor& tensor);
+
+  /// Waits for all work; throws Error for what went wrong in it.
+  void finish();
+
+ private:
+  bool stage(const Tensor& host, const Tensor& device);
+
+  cudaStream_t stream_ = nullptr;
+  std::byte* staging_ = nullptr;  // pinned: small uploads wait here for the device instead of the host for them
+  std::size_t staged_ = 0;
+};
+
+}  // namespace mamba2::cuda

@@ -1,0 +1,245 @@
+// The mixer: its parts by themselves, one token a sequence fused, and prompts with 16-bit values between the parts.
+#include "mamba2/base/error.h"
+#include "mamba2/cuda/causal_conv.h"
+#include "mamba2/cuda/context.h"
+#include "mamba2/cuda/device.h"
+#include "mamba2/cuda/linear.h"
+#include "mamba2/cuda/mixer_step.h"
+#include "mamba2/cuda/norm.h"
+#include "mamba2/cuda/ssd_scan.h"
+#include "mamba2/cuda/token_ops.h"
+
+namespace mamba2::cuda {
+namespace {
+
+// A prompt shorter than a chunk of the scan on tensor cores is not worth rounding.
+constexpr std::int64_t least_rounded_tokens = ssd_chunk_tokens;
+
+/// What the columns of `projected` and the other operands are.
+struct MixerViews {
+  explicit MixerViews(const mamba2::Mixer& op)
+      : heads(op.ssm_state.size(1)),
+        head_dim(op.ssm_state.size(2)),
+        state_size(op.ssm_state.size(3)),
+        inner(heads * head_dim),
+        groups_width(op.n_groups * state_size),
+        conv_dim(inner + 2 * groups_width),
+        mlp(op.out.size(1) - inner),
+        z(op.projected.slice(1, 2 * mlp, inner)),
+        xBC(op.projected.slice(1, 2 * mlp + inner, conv_dim)),
+        dt_raw(op.projected.slice(1, 2 * mlp + inner + conv_dim, heads)),
+        y(op.out.slice(1, mlp, inner)) {}
+
+  SsdShape shape(const mamba2::Mixer& op) const {
+    return {.num_heads = extent(heads, "num_heads"),
+            .head_dim = extent(head_dim, "head_dim"),
+            .n_groups = extent(op.n_groups, "n_groups"),
+            .state_size = extent(state_size, "state_size")};
+  }
+
+  std::int64_t heads, head_dim, state_size, inner, groups_width, conv_dim, mlp;
+  Tensor z, xBC, dt_raw, y;
+};
+
+void require_packed(const Tensor& tensor, const char* what) {
+  require(tensor.contiguous(), "CUDA: {} has gaps between its rows", what);
+}
+
+SoftplusDt time_step_of(const Tensor& dt_raw, const Tensor& dt_bias, const TimeStepLimit& limit, const Tensor& out) {
+  return {.tokens = dt_raw.size(0),
+          .num_heads = extent(dt_raw.size(1), "num_heads"),
+          .dt_raw = const_rows(dt_raw),
+          .dtype = DType::f32,
+          .bias = floats(dt_bias),
+          .dt_min = static_cast<float>(limit.min),
+          .dt_max = static_cast<float>(limit.max),
+          .dt = out.as<float>(),
+          .dt_stride = out.stride(0)};
+}
+
+CausalConv conv_of(const Tensor& x, const Tensor& weight, const Tensor& bias, mamba2::Activation act,
+                   const mamba2::Batch& batch, const Tensor& conv_state) {
+  require_packed(weight, "the convolution's weight");
+  require_packed(conv_state, "conv_state");
+  CausalConv conv;
+  conv.channels = extent(x.size(1), "conv_dim");
+  conv.conv_kernel = extent(weight.size(1), "conv_kernel");
+  conv.activation = activation_of(act);
+  conv.x = const_rows(x);
+  conv.weight = floats(weight);
+  conv.bias = floats(bias);
+  conv.batch = batch_of(batch);
+  conv.conv_state = conv_state.data;
+  return conv;
+}
+
+void set_D(SsdScan& scan, const Tensor& D) {
+  require_packed(D, "D");
+  scan.D = floats(D);
+  scan.D_head_stride = D.rank() == 2 ? static_cast<int>(D.size(1)) : 1;
+  scan.D_channel_stride = D.rank() == 2 ? 1 : 0;
+}
+
+void run_scan(Context& context, const SsdScan& scan) {
+  if (scan.batch.tokens == 0) return;
+  cuda::ssd_scan(scan, context.scratch(ssd_scan_workspace(scan)), context.stream());
+}
+
+void mlp_part(Context& context, const mamba2::Mixer& op, std::int64_t mlp) {
+  if (mlp == 0) return;
+  gated_activation(context, {.value = op.projected.slice(1, mlp, mlp),
+                             .gate = op.projected.slice(1, 0, mlp),
+                             .act = mamba2::Activation::silu,
+                             .out = op.out.slice(1, 0, mlp)});
+}
+
+GatedRmsNorm norm_of(const mamba2::Mixer& op, const MixerViews& views) {
+  GatedRmsNorm norm;
+  norm.rows = op.projected.size(0);
+  norm.width = extent(views.inner, "intermediate_size");
+  norm.groups = static_cast<int>(views.inner / op.norm_group_size);
+  norm.norm_before_gate = op.order == GateOrder::norm_first;
+  norm.eps = static_cast<float>(op.norm_eps);
+  norm.weight = floats(op.norm_weight);
+  norm.out = rows(views.y);
+  return norm;
+}
+
+/// One token of every sequence, by one kernel before the norm.
+bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
+  const mamba2::Batch& batch = op.batch;
+  if (batch.tokens != batch.sequences || batch.longest != 1 || batch.sequences > most_fused_sequences) return false;
+  if (op.act != mamba2::Activation::silu || op.D.rank() != 1) return false;
+  const bool normed = !op.norm_weight.empty();
+  MixerStep step;
+  step.shape = views.shape(op);
+  step.conv_kernel = extent(op.conv_weight.size(1), "conv_kernel");
+  step.dtype = DType::f32;
+  step.zxBCdt = const_rows(views.z);
+  step.conv_weight = floats(op.conv_weight);
+  step.conv_bias = floats(op.conv_bias);
+  step.dt_bias = floats(op.dt_bias);
+  step.dt_min = static_cast<float>(op.limit.min);
+  step.dt_max = static_cast<float>(op.limit.max);
+  step.A_log = floats(op.A_log);
+  step.D = floats(op.D);
+  step.gate = !normed || op.order == GateOrder::gate_first;
+  step.sequences = static_cast<int>(batch.sequences);
+  step.slots = batch.slots.as<std::int32_t>();
+  step.conv_state = op.conv_state.data;
+  step.ssm_state = op.ssm_state.data;
+  step.state_dtype = op.ssm_state.dtype;
+  // A norm of few rows as a whole goes along with the product that follows, which reads its input from elsewhere.
+  const bool norm_waits = normed && step.gate && views.inner == op.norm_group_size && batch.sequences <= few_rows_limit;
+  step.out = rows(norm_waits ? op.y : views.y);
+  step.arrivals = context.arrivals();
+  step.state_is_settled = context.follows_product;
+  if (!mixer_step_is_tuned(step)) return false;
+  require_packed(op.conv_weight, "the convolution's weight");
+  require_packed(op.conv_state, "conv_state");
+  require_packed(op.ssm_state, "ssm_state");
+  mixer_step(step, context.stream());
+  mlp_part(context, op, views.mlp);
+  if (norm_waits) {
+    context.let_wait({.rows = batch.sequences,
+                      .width = extent(views.inner, "intermediate_size"),
+                      .x = const_rows(op.y),
+                      .weight = floats(op.norm_weight),
+                      .eps = static_cast<float>(op.norm_eps),
+                      .out = rows(views.y)});
+  } else if (normed) {
+    GatedRmsNorm norm = norm_of(op, views);
+    norm.y = const_rows(views.y);
+    if (!step.gate) norm.z = const_rows(views.z);
+    cuda::gated_rms_norm(norm, context.stream());
+  }
+  return true;
+}
+
+/// Many tokens, with x, B, C and y rounded to bf16 for the scan on tensor cores.
+bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
+  const std::int64_t tokens = op.batch.tokens;
+  if (!context.rounds() || tokens < least_rounded_tokens || op.norm_weight.empty()) return false;
+  constexpr std::int64_t element = 2, step = 256;
+  auto padded = [](std::int64_t bytes) { return (bytes + step - 1) / step * step; };
+  const std::int64_t row = (views.conv_dim + 7) / 8 * 8;
+  SsdScan scan;
+  scan.shape = views.shape(op);
+  scan.dtype = DType::bf16;
+  // Placed anywhere aligned until the size of the whole is known.
+  auto place = [&](std::byte* scratch) {
+    scan.x = {scratch, row};
+    scan.B = {scratch + views.inner * element, row};
+    scan.C = {scratch + (views.inner + views.groups_width) * element, row};
+    scan.out = {scratch + padded(tokens * row * element), views.inner};
+  };
+  place(static_cast<std::byte*>(context.scratch(1)));
+  scan.dt = op.dt.as<float>();
+  scan.dt_stride = op.dt.stride(0);
+  scan.A_log = floats(op.A_log);
+  set_D(scan, op.D);
+  scan.batch = batch_of(op.batch);
+  require_packed(op.ssm_state, "ssm_state");
+  scan.ssm_state = op.ssm_state.data;
+  scan.state_dtype = op.ssm_state.dtype;
+  if (!ssd_scan_is_tuned(scan, current_device().compute_capability)) return false;
+  const std::int64_t values = padded(tokens * row * element) + padded(tokens * views.inner * element);
+  auto* const scratch =
+      static_cast<std::byte*>(context.scratch(static_cast<std::size_t>(values) + ssd_scan_workspace(scan)));
+  place(scratch);
+
+  CausalConv conv = conv_of(views.xBC, op.conv_weight, op.conv_bias, op.act, op.batch, op.conv_state);
+  conv.out_dtype = DType::bf16;
+  conv.out = {scratch, row};
+  cuda::causal_conv(conv, context.stream());
+  softplus_dt(time_step_of(views.dt_raw, op.dt_bias, op.limit, op.dt), context.stream());
+  cuda::ssd_scan(scan, scratch + values, context.stream());
+  GatedRmsNorm norm = norm_of(op, views);
+  norm.y_dtype = DType::bf16;
+  norm.y = {scan.out.data, scan.out.stride};
+  norm.z = const_rows(views.z);
+  cuda::gated_rms_norm(norm, context.stream());
+  mlp_part(context, op, views.mlp);
+  return true;
+}
+
+}  // namespace
+
+void causal_conv(Context& context, const mamba2::CausalConv& op) {
+  CausalConv conv = conv_of(op.x, op.weight, op.bias, op.act, op.batch, op.conv_state);
+  conv.out = rows(op.out);
+  causal_conv(conv, context.stream());
+}
+
+void time_step(Context& context, const mamba2::TimeStep& op) {
+  softplus_dt(time_step_of(op.dt_raw, op.dt_bias, op.limit, op.out), context.stream());
+}
+
+void ssd_scan(Context& context, const mamba2::SsdScan& op) {
+  require_packed(op.ssm_state, "ssm_state");
+  SsdScan scan;
+  scan.shape = {.num_heads = extent(op.x.size(1), "num_heads"),
+                .head_dim = extent(op.x.size(2), "head_dim"),
+                .n_groups = extent(op.B.size(1), "n_groups"),
+                .state_size = extent(op.B.size(2), "state_size")};
+  scan.x = const_rows(op.x);
+  scan.B = const_rows(op.B);
+  scan.C = const_rows(op.C);
+  scan.dt = op.dt.as<float>();
+  scan.dt_stride = op.dt.stride(0);
+  scan.A_log = floats(op.A_log);
+  set_D(scan, op.D);
+  scan.batch = batch_of(op.batch);
+  scan.ssm_state = op.ssm_state.data;
+  scan.state_dtype = op.ssm_state.dtype;
+  scan.out = rows(op.out);
+  run_scan(context, scan);
+}
+
+bool fused_mixer(Context& context, const mamba2::Mixer& op) {
+  if (op.projected.size(0) == 0) return false;
+  const MixerViews views(op);
+  return fused_step(context, op, views) || rounded_prompt(context, op, views);
+}
+
+}  // namespace mamba2::cuda
