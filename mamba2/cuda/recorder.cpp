@@ -72,6 +72,7 @@ void Recorder::remember() {
   }
   Run run;
   run.words = words_;
+  run.generation = generation_;
   known_.push_front(std::move(run));
 }
 
@@ -95,7 +96,6 @@ void Recorder::record(Run& run) {
   const cudaError_t made = cudaGraphInstantiate(&run.graph, graph, 0);
   (void)cudaGraphDestroy(graph);
   check(made, "make a graph");
-  run.generation = generation_;
 }
 
 void Recorder::flush() {
@@ -112,9 +112,15 @@ void Recorder::flush() {
   }
   const auto run = match_;
   try {
-    if (run->generation != generation_) release(*run);
-    if (run->graph == nullptr) record(*run);
-    check(cudaGraphLaunch(run->graph, stream_), "launch a graph");
+    if (run->generation != generation_) {
+      release(*run);
+      launch_held();
+      finish_();
+      run->generation = generation_;  // what the launches themselves changed is settled
+    } else {
+      if (run->graph == nullptr) record(*run);
+      check(cudaGraphLaunch(run->graph, stream_), "launch a graph");
+    }
   } catch (...) {
     begin();
     throw;

@@ -11,7 +11,8 @@
 namespace mamba2::cuda {
 
 /// Runs of ops that come again with equal operands, which decoding is made of, as CUDA graphs: the first time such a
-/// run is launched op by op, the second time it is recorded, from then on one launch replays it.
+/// run is launched op by op, so that work space is taken and products are planned, the second time it is recorded, from
+/// then on one launch replays it.
 ///
 /// An op is held back while the ops since the last flush() are how a known run begins; whatever reads or writes memory
 /// otherwise must flush() before it.
@@ -38,7 +39,7 @@ class Recorder {
   struct Run {
     std::vector<std::uint64_t> words;
     cudaGraphExec_t graph = nullptr;
-    std::uint64_t generation = 0;  // when the graph was recorded
+    std::uint64_t generation = 0;  // when it was launched op by op, which it must be before it is recorded
   };
 
   void begin();
