@@ -41,22 +41,56 @@ double read_bandwidth(int threads) {
   return median(rates) * 1e-9;
 }
 
-double gemm_rate(Backend& backend, DType dtype) {
-  constexpr std::int64_t rows = 512, width = 2048;
-  const HostTensor host(dtype, {width, width});
+/// What a device reads and writes as it copies more than its caches hold.
+double copy_bandwidth(Backend& backend) {
+  constexpr std::int64_t elements = std::int64_t{1} << 28;
+  constexpr int copies = 8;  // several, so that waiting for the last is little beside them
+  const DeviceTensor from = backend.allocate(DType::f32, {elements}), to = backend.allocate(DType::f32, {elements});
+  const HostTensor last(DType::f32, {1});
+  std::vector<double> rates;
+  for (int run = 0; run < repeats; ++run)
+    rates.push_back(2.0 * copies * static_cast<double>(from.view.bytes()) / seconds_of([&] {
+                      for (int i = 0; i < copies; ++i) backend.copy(from, to);
+                      backend.download(to.view.slice(0, 0, 1), last);
+                    }));
+  return median(rates) * 1e-9;
+}
+
+/// Numbers in (-1, 1): some machines multiply zeros faster.
+HostTensor numbers(const Shape& shape) {
+  HostTensor tensor(DType::f32, shape);
+  std::uint32_t state = 1;
+  for (float& value : tensor.span<float>()) {
+    state = state * 1664525U + 1013904223U;
+    value = static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-31F;
+  }
+  return tensor;
+}
+
+/// A product large enough for a device's full rate, and how many of them make the wait for the last one little.
+struct TimedProduct {
+  std::int64_t rows, width;
+  int times;
+};
+
+double gemm_rate(Backend& backend, DType dtype, const TimedProduct& product) {
+  const auto [rows, width, times] = product;
+  const HostTensor host = numbers({width, width});
   const auto weight = backend.prepare(WeightRole::linear, host, dtype);
-  const DeviceTensor x = backend.allocate(backend.activation_dtype(), {rows, width});
+  const DeviceTensor x = backend.upload(numbers({rows, width}), backend.activation_dtype());
   const DeviceTensor out = backend.allocate(backend.activation_dtype(), {rows, width});
   const HostTensor row(backend.activation_dtype(), {1, width});
-  auto multiply = [&] {
-    backend.run(Linear{.x = x, .weight = weight.get(), .bias = {}, .add = {}, .out = out});
+  auto multiply = [&, times = times] {
+    for (int i = 0; i < times; ++i)
+      backend.run(Linear{.x = x, .weight = weight.get(), .bias = {}, .add = {}, .out = out});
     backend.download(out.view.slice(0, 0, 1), row);
   };
   constexpr double slow = 0.5;  // seconds: a backend that needs them is timed once
-  std::vector<double> times{seconds_of(multiply)};
-  if (times[0] < slow) times.clear();  // the first run warms up
-  for (int run = 0; run < repeats && (times.empty() || times[0] < slow); ++run) times.push_back(seconds_of(multiply));
-  return 2.0 * static_cast<double>(rows * width * width) / median(times) * 1e-9;
+  std::vector<double> seconds{seconds_of(multiply)};
+  if (seconds[0] < slow) seconds.clear();  // the first run warms up
+  for (int run = 0; run < repeats && (seconds.empty() || seconds[0] < slow); ++run)
+    seconds.push_back(seconds_of(multiply));
+  return 2.0 * times * static_cast<double>(rows * width * width) / median(seconds) * 1e-9;
 }
 
 }  // namespace
@@ -75,10 +109,12 @@ std::string processor_name() {
 }
 
 MachineLimits measure_limits(Backend& backend, int threads) {
-  return {.read_gb_per_s = read_bandwidth(threads),
-          .f32_gflop_per_s = gemm_rate(backend, DType::f32),
-          .bf16_gflop_per_s = gemm_rate(backend, DType::bf16),
-          .s8_gflop_per_s = gemm_rate(backend, DType::q8_0)};
+  const bool on_host = backend.device().kind == DeviceKind::host;
+  const TimedProduct product = on_host ? TimedProduct{512, 2048, 1} : TimedProduct{8192, 4096, 8};
+  return {.read_gb_per_s = on_host ? read_bandwidth(threads) : copy_bandwidth(backend),
+          .f32_gflop_per_s = gemm_rate(backend, DType::f32, product),
+          .bf16_gflop_per_s = gemm_rate(backend, DType::bf16, product),
+          .s8_gflop_per_s = gemm_rate(backend, DType::q8_0, product)};
 }
 
 }  // namespace mamba2::app

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "mamba2/base/error.h"
+#include "mamba2/base/parallel.h"
 #include "mamba2/base/random.h"
 #include "mamba2/model/weights.h"
 
@@ -80,12 +81,15 @@ std::unique_ptr<TensorSource> random_weights(const Mamba2Config& config) {
   std::vector<HostTensor> values;
   auto add = [&](const std::string& name, const Shape& shape) {
     values.emplace_back(DType::bf16, shape);
-    fill(name, values.back(), values.size());
     infos.push_back(
         {.name = name, .dtype = DType::bf16, .shape = shape, .file = {}, .bytes = values.back().view().bytes()});
   };
   for (const TensorSlot& slot : tensor_table(config, unused)) add(slot.name, slot.shape);
   if (!config.tie_word_embeddings) add("lm_head.weight", {config.vocab_size, config.hidden_size});
+  for_pieces(std::ssize(values), 0, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      fill(infos[i].name, values[i], i + 1);
+  });
   return std::make_unique<MemoryTensors>(std::move(infos), std::move(values));
 }
 
