@@ -37,6 +37,7 @@ using SingleSequence = EveryCaseAndDevice;
 using PaddedBatch = EveryCaseAndDevice;
 using UngroupedNorm = EveryCaseAndDevice;
 using Classifier = EveryCaseAndDevice;
+class SixteenBitWeights : public EveryCaseAndDevice {};
 
 std::string readable(const ::testing::TestParamInfo<EveryCaseAndDevice::ParamType>& info) {
   std::string text = std::get<0>(info.param) + "_on_" + std::get<1>(info.param);
@@ -44,9 +45,13 @@ std::string readable(const ::testing::TestParamInfo<EveryCaseAndDevice::ParamTyp
   return text;
 }
 
+std::vector<std::string> gpus() {
+  return cuda::describe().usable ? std::vector<std::string>{"cuda"} : std::vector<std::string>{};
+}
+
 std::vector<std::string> devices() {
   std::vector<std::string> names{"reference", "reference_f64", "cpu"};
-  if (cuda::describe().usable) names.emplace_back("cuda");
+  for (const std::string& gpu : gpus()) names.push_back(gpu);
   return names;
 }
 
@@ -58,6 +63,12 @@ INSTANTIATE_TEST_SUITE_P(Golden, SingleSequence, cases_with("single.logits"), re
 INSTANTIATE_TEST_SUITE_P(Golden, PaddedBatch, cases_with("padded.logits"), readable);
 INSTANTIATE_TEST_SUITE_P(Golden, UngroupedNorm, cases_with("single.logits.ungrouped_norm"), readable);
 INSTANTIATE_TEST_SUITE_P(Golden, Classifier, cases_with("classify.logits"), readable);
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SixteenBitWeights);
+INSTANTIATE_TEST_SUITE_P(Golden, SixteenBitWeights,
+                         ::testing::Combine(::testing::ValuesIn(test::golden_cases_with("single.logits")),
+                                            ::testing::ValuesIn(gpus())),
+                         readable);
 
 /// (tokens, width) as (1, tokens, width), as the goldens have it.
 Tensor as_batch_of_one(const Tensor& tensor) {
@@ -132,6 +143,15 @@ TEST_P(SingleSequence, ContinuesGreedilyAsExpected) {
     got.push_back(next.front());
   }
   EXPECT_EQ(got, greedy->continuation);
+}
+
+TEST_P(SixteenBitWeights, GiveWhatTheReferenceGivesWithThem) {
+  const std::vector<std::int32_t> ids = golden_.integers("single.input_ids");
+  for (const char* dtype : {"bf16", "f16"}) {
+    Mamba2ForCausalLM model = test::open_lm(folder(), device(), {.dtype = dtype, .deterministic = true});
+    Mamba2ForCausalLM truth = test::open_lm(folder(), "reference_f64", {.dtype = dtype});
+    expect_close(test::logits_of(model, ids), test::logits_of(truth, ids), dtype);
+  }
 }
 
 TEST_P(PaddedBatch, GivesTheExpectedLogitsAndWhatEachRowGivesAlone) {
