@@ -1,33 +1,49 @@
 #!/bin/sh
-# Builds the CUDA kernels with their tests and benchmarks on this machine, runs everything on its GPU and prints a line a
-# suite; logs lie beside the build.  Needs CUDA, CMake, ninja, fmt and GoogleTest.
+# Builds everything with the CUDA backend on this machine, runs all that needs a GPU and prints a line a suite; logs lie
+# in BUILD_DIR/gpu_suite.  Needs what tools/setup.sh installs, and CUDA 13.
 #   tools/gpu_suite.sh [BUILD_DIR]
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
-build=${1:-$root/build/cuda-kernels}
+build=${1:-$root/build/cuda}
+logs=$build/gpu_suite
 failed=0
 
 suite() {  # suite NAME COMMAND...
   name=$1
   shift
-  if "$@" > "$build/$name.log" 2>&1; then
-    echo "ok      $name  $(grep -E '^\[  PASSED|ERROR SUMMARY|hazards' "$build/$name.log" | tail -1)"
+  if "$@" > "$logs/$name.log" 2>&1; then
+    echo "ok      $name  $(grep -E '^\[  PASSED|ERROR SUMMARY|hazards|^perplexity|against the reference' "$logs/$name.log" | tail -1)"
   else
-    echo "FAILED  $name  (see $build/$name.log)"
+    echo "FAILED  $name  (see $logs/$name.log)"
     failed=1
   fi
 }
 
-mkdir -p "$build"
-suite configure cmake -S "$root/mamba2/cuda" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+mkdir -p "$logs"
+suite configure cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DMAMBA2_CUDA=ON \
   -DCMAKE_CUDA_ARCHITECTURES="${CUDA_ARCHITECTURES:-90a-real}"
-suite build cmake --build "$build"
+suite build cmake --build "$build" --target mamba2 model_test cuda_backend_test cuda_test cuda_bench
 [ "$failed" = 0 ] || exit 1
-suite test "$build/tests/cuda_test"
-small=--gtest_filter='-*ByChance*'
-suite memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$build/tests/cuda_test" "$small"
-suite racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$build/tests/cuda_test" "$small"
-suite synccheck compute-sanitizer --tool synccheck --error-exitcode 9 "$build/tests/cuda_test" "$small"
-suite benchmark "$build/benchmarks/cuda_bench"
-cat "$build/benchmark.log"
+
+mamba2=$build/bin/mamba2
+suite doctor "$mamba2" doctor --device cuda --deterministic
+suite doctor-fast "$mamba2" doctor --device cuda
+suite ops "$build/tests/cuda/cuda_backend_test" --gtest_brief=1
+suite kernels "$build/tests/cuda/cuda_test" --gtest_brief=1
+suite goldens "$build/tests/model/model_test" --gtest_brief=1 --gtest_filter='*on_cuda*'
+
+small='GatedRms*:*CrossEntropy*:*Replayed*:*MixerOf*:*Rope*:*LinearOfFewRows*'
+for tool in memcheck racecheck synccheck; do
+  check="compute-sanitizer --tool $tool --error-exitcode 9"
+  suite $tool-ops $check "$build/tests/cuda/cuda_backend_test" --gtest_filter="*$small"
+  suite $tool-kernels $check "$build/tests/cuda/cuda_test" --gtest_filter='-*ByChance*'
+done
+
+suite kernel-benchmark "$build/benchmarks/cuda/cuda_bench"
+cat "$logs/kernel-benchmark.log"
+for shape in ${SHAPES:-130m 370m 2.7b}; do
+  suite "prefill-$shape" "$mamba2" bench --device cuda --shape "$shape" --prompt 512,4096,16384 --repeat 5
+  suite "decode-$shape" "$mamba2" bench --device cuda --shape "$shape" --prompt 16 --batch 8,64,256 --repeat 5
+  cat "$logs/prefill-$shape.log" "$logs/decode-$shape.log"
+done
 exit $failed
