@@ -156,7 +156,7 @@ void copy_tokenizer(GgufMetadataBuilder& metadata, const GgufMetadata& from) {
 /// A folder's SentencePiece model where its tokenizer.json isn't byte-level.
 std::string choose_file(const std::string& path) {
   if (!directory_exists(path)) return path;
-  const std::string json = join_path(path, "tokenizer.json");
+  std::string json = join_path(path, "tokenizer.json");
   std::optional<std::string> model;
   for (const char* name : {"tokenizer.model", "tokenizer.model.v3"})
     if (!model && file_exists(join_path(path, name))) model = join_path(path, name);
