@@ -40,12 +40,17 @@ def quantise(source, target, file_type):
 def rows(arguments, model, folder):
     """(written by, dtype, file), the f32 one first and kept."""
     exact = folder / "f32.gguf"
+    wanted = arguments.dtypes.split(",")
     for dtype in OURS:
+        if dtype not in wanted and dtype != "f32":
+            continue
         path = folder / f"{dtype}.gguf"
         command = [arguments.mamba2, "convert", model, path, "--format", "gguf", "--dtype", dtype]
         subprocess.run([str(part) for part in command], check=True, capture_output=True)
         yield "mamba2", dtype, path
     for dtype, file_type in THEIRS.items():
+        if dtype not in wanted:
+            continue
         path = folder / f"theirs-{dtype}.gguf"
         quantise(exact, path, file_type)
         yield "llama.cpp", dtype, path
@@ -56,6 +61,7 @@ def main():
     parser.add_argument("models", nargs="+")
     parser.add_argument("--text", action="append", required=True)
     parser.add_argument("--mamba2", default="build/release/bin/mamba2", help="the program")
+    parser.add_argument("--dtypes", default=",".join(dict.fromkeys([*OURS, *THEIRS])), help="%(default)s")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--characters", type=int, default=0, help="of each text, from its start; 0: all")
     arguments = parser.parse_args()
