@@ -115,10 +115,12 @@ void Engine::begin(EngineJob& job) {
       const Snapshot& snapshot = snapshot_for(job);
       decoder_.restore(*snapshot.state, row);
       job.fed = std::ssize(snapshot.ids);
+      totals_.reused_tokens += job.fed;
       if (job.fed == job.prompt_length()) start_decoding(job, snapshot.logits);
     } else if (const PrefixCache::Entry* prefix = prefixes_->find(job.request.prompt_ids); prefix != nullptr) {
       decoder_.restore(*prefix->state, row);
       job.fed = std::ssize(prefix->ids);
+      totals_.reused_tokens += job.fed;
     } else {
       rows_->start_afresh(row);
     }

@@ -40,7 +40,8 @@ struct EngineOptions {
 /// What an engine has done so far.  A step that feeds prompts and single tokens counts to each by its share of tokens.
 struct EngineTotals {
   std::int64_t steps = 0;
-  std::int64_t prefill_tokens = 0;  ///< fed; those taken from a snapshot are not among them
+  std::int64_t prefill_tokens = 0;  ///< fed
+  std::int64_t reused_tokens = 0;   ///< of prompts, that came with a kept state instead
   std::int64_t decode_tokens = 0;
   double prefill_s = 0;  ///< in the model; choosing tokens and callbacks are not counted
   double decode_s = 0;
@@ -92,6 +93,7 @@ class Engine {
   /// Takes what was queued and does one step.  False where nothing is left to do.
   bool step();
   /// Steps, and sleeps while there is nothing to do, until a stop is asked for; then ends what is left as cancelled.
+  /// What is submitted later is ended by the destructor, unless somebody steps again.
   void run(const std::stop_token& stop);
   const EngineTotals& totals() const { return totals_; }
 

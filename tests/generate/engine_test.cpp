@@ -296,6 +296,23 @@ TEST_F(EngineOverAFormula, FeedsAPrefixThatItKnowsOnlyOnce) {
   EXPECT_EQ(results.of(id).new_ids, alone(prompt, of_length(3)));
   EXPECT_EQ(results.of(whole_pieces).new_ids, alone({1, 2, 3, 4, 5, 6, 7, 8}, of_length(1)));
   EXPECT_THAT(decoder.steps, ElementsAre(ElementsAre(1, 4), ElementsAre(1), ElementsAre(1)));
+  EXPECT_EQ(engine.totals().reused_tokens, 8 + 4);
+  EXPECT_EQ(engine.totals().prefill_tokens, 9 + 1 + 4);
+}
+
+TEST_F(EngineOverAFormula, KeepsNoMorePrefixesThanTheirBytesAllow) {
+  constexpr std::size_t bytes_of_two_pieces = 2 * (4 + 4) * sizeof(std::int32_t);  // ids, and the formula's state
+  Engine engine(decoder, {.slots = 1, .prefill_piece = 4, .prefix_cache_bytes = bytes_of_two_pieces});
+  const Ids first{1, 1, 1, 1, 9}, second{2, 2, 2, 2, 9}, third{3, 3, 3, 3, 9};
+  for (const Ids& prompt : {first, second, first, third}) submit(engine, prompt, of_length(1));
+  finish(engine);  // the second was used the longest time ago when the third came
+  EXPECT_EQ(engine.totals().reused_tokens, 4);
+  for (const Ids& prompt : {first, third}) submit(engine, prompt, of_length(1));
+  finish(engine);
+  EXPECT_EQ(engine.totals().reused_tokens, 4 + 4 + 4);
+  submit(engine, second, of_length(1));
+  finish(engine);
+  EXPECT_EQ(engine.totals().reused_tokens, 4 + 4 + 4);
 }
 
 }  // namespace
