@@ -28,8 +28,8 @@ struct EngineOptions {
   /// Tokens that a step feeds, where pieces of prompts can be left for the next one.  More is better for throughput,
   /// less for the time between two tokens of those that decode.
   std::int64_t step_tokens = 1024;
-  /// Prompts are cut at multiples of this, counted from the sequence's start, and nowhere else.  It must be a multiple
-  /// of the chunks in which a backend scans (64 on cpu) for chunks to be whole.
+  /// Prompts are cut at multiples of this, counted from the sequence's start, and nowhere else.  The chunks in which a
+  /// backend scans begin anew at a cut: at 512 that adds at most one to the six or more of a piece.
   std::int64_t prefill_piece = 512;
   /// Requests that may wait; one more is refused.
   std::int64_t most_waiting = 4096;
@@ -60,11 +60,11 @@ struct EngineTotals {
 /// where a prompt is cut: there a prompt is one piece, however long.)
 ///
 /// A sequence's tokens are a function of its request and of prefill_piece alone: not of its neighbours, of the order of
-/// arrival, of threads, of what the prefix cache holds.  (Not so by default where a backend's matrix products round by
-/// how many rows there are: cpu with bf16 weights on avx512_bf16 and amx.  Deterministic, it is so there too.)
-/// prefill_piece counts by rounding only, and not at all on backends that are deterministic or scan token by token.
-/// Explicit snapshots are kept where a prompt ends, which may
-/// be within a piece: a longer prompt that starts from one is cut there too, with the same effect.
+/// arrival, of threads, of what the prefix cache holds.  (Exceptions are backends that take other kernels, which round
+/// otherwise, for more rows: cpu with bf16 weights on avx512_bf16 and amx, unless it is deterministic, and GPUs, as far
+/// as docs/architecture.md says.)  prefill_piece counts by rounding only, and not at all on backends that are
+/// deterministic or scan token by token.  Explicit snapshots are kept where a prompt ends, which may be within a piece:
+/// a longer prompt that starts from one is cut there too, with the same effect.
 ///
 /// Errors: submit() refuses what can't be done.  What goes wrong with one sequence later (no token can be chosen, a
 /// callback throws) ends that sequence and no other.  An error of the model itself (no memory) ends those that the step
