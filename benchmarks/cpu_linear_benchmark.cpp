@@ -1,5 +1,5 @@
 // Linear of the cpu backend: decode (few rows; bytes of weights a second against read_bandwidth) and prefill (flop/s
-// against onednn_f32).
+// against onednn).  threads 0 is all of them, 1 shows a kernel by itself.
 #include <benchmark/benchmark.h>
 
 #include <vector>
@@ -18,7 +18,7 @@ DType dtype_of(std::int64_t index) {
 
 /// As many matrices as fill weights_bytes, one after the other, as the layers of a model are.
 void decode(benchmark::State& state) {
-  const auto backend = make_cpu_backend();
+  const auto backend = make_cpu_backend(static_cast<int>(state.range(4)));
   const DType dtype = dtype_of(state.range(0));
   const std::int64_t rows = state.range(1), n = state.range(2), k = state.range(3);
   const std::int64_t bytes = n * k * static_cast<std::int64_t>(element_size(dtype)), layers = weights_bytes / bytes;
@@ -34,15 +34,21 @@ void decode(benchmark::State& state) {
   state.SetLabel(std::string(name(dtype)));
 }
 BENCHMARK(decode)
-    ->ArgNames({"dtype", "rows", "n", "k"})
-    ->ArgsProduct({{0, 1, 2}, {1}, {3352}, {768}})
-    ->ArgsProduct({{1}, {1, 2, 4, 8}, {8512}, {2048}})
-    ->Args({1, 1, 768, 1536})
+    ->ArgNames({"dtype", "rows", "n", "k", "threads"})
+    ->ArgsProduct({{0, 1, 2}, {1}, {3352}, {768}, {0, 1}})
+    ->ArgsProduct({{1}, {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}, {3352}, {768}, {0}})
+    // out_proj and head of 130m; in_proj and out_proj of 370m and 1.3b
+    ->Args({1, 1, 768, 1536, 0})
+    ->Args({1, 1, 50288, 768, 0})
+    ->Args({1, 1, 4384, 1024, 0})
+    ->Args({1, 1, 1024, 2048, 0})
+    ->Args({1, 1, 8512, 2048, 0})
+    ->Args({1, 1, 2048, 4096, 0})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
 void prefill(benchmark::State& state) {
-  const auto backend = make_cpu_backend();
+  const auto backend = make_cpu_backend(static_cast<int>(state.range(4)));
   const DType dtype = dtype_of(state.range(0));
   const std::int64_t m = state.range(1), n = state.range(2), k = state.range(3);
   const HostTensor weight = random_tensor(dtype, Shape{n, k});
@@ -54,11 +60,11 @@ void prefill(benchmark::State& state) {
   state.SetLabel(std::string(name(dtype)));
 }
 BENCHMARK(prefill)
-    ->ArgNames({"dtype", "m", "n", "k"})
-    ->ArgsProduct({{0, 1}, {512}, {3352}, {768}})
-    ->ArgsProduct({{0, 1}, {512}, {768}, {1536}})
-    ->ArgsProduct({{1}, {16, 32, 64, 512}, {8512}, {2048}})
-    ->Args({1, 512, 2048, 4096})
+    ->ArgNames({"dtype", "m", "n", "k", "threads"})
+    ->ArgsProduct({{0, 1}, {512}, {3352}, {768}, {0, 1}})
+    ->ArgsProduct({{0, 1}, {512}, {768}, {1536}, {0, 1}})
+    ->ArgsProduct({{0, 1}, {512}, {8512}, {2048}, {0}})
+    ->ArgsProduct({{0, 1}, {512}, {2048}, {4096}, {0}})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
