@@ -4,7 +4,8 @@
 // columns are cut into equal blocks of at most 1024 (a function of k alone), each block's products are summed in a
 // register and the blocks' sums added in order: the same bits for any number of rows.
 //   few rows of x:  for a tile of rows of w at a time, all of k: w streams from memory once, widened in registers.
-//   many:           block of k outermost; four rows of w are widened into L1 and every row of x passes by them from L2.
+//   many:           block of k outermost; four rows of w, widened in L1 unless they are f32, and every row of x passes by
+//                   them from L2 while the next four come from memory.
 #include "mamba2/cpu/kernels/dot_tile.h"
 #include "mamba2/cpu/kernels/linear_parts.h"
 #include "mamba2/cpu/kernels/parts.h"
@@ -14,6 +15,14 @@ namespace {
 
 // Up to this many rows weights are widened anew for each tile of rows, from there on once for all.
 constexpr std::int64_t most_few_rows = 2 * tile_rows;
+
+// Rows this far apart fall on the same lines of L1 and are copied before use even if they need no widening.
+constexpr std::int64_t a_page_of_floats = 1024;
+
+template <class Weight>
+constexpr bool is_float = false;
+template <>
+constexpr bool is_float<float> = true;
 
 template <class Weight>
 void widen(const void* from, float* to, std::int64_t count) {
@@ -49,6 +58,13 @@ std::int64_t many_rows(const LinearTask& t, std::int64_t n, std::int64_t k, std:
                        std::int64_t sums_stride, float* widened) {
   const auto* w = static_cast<const Weight*>(t.w) + n * t.w_stride + k;
   const std::int64_t columns = n + tile_columns <= t.n ? tile_columns : 1;
+  if constexpr (is_float<Weight>) {
+    if (columns == tile_columns && t.w_stride % a_page_of_floats != 0) {
+      dot_rows_fetching<float>(t.x + k, t.x_stride, t.m, w, t.w_stride, length, sums + n, sums_stride,
+                               {w + columns * t.w_stride, t.w_stride});
+      return columns;
+    }
+  }
   for (std::int64_t i = 0; i < columns; ++i) widen<Weight>(w + i * t.w_stride, widened + i * length, length);
   if (columns == tile_columns)
     dot_rows_fetching<Weight, float>(t.x + k, t.x_stride, t.m, widened, length, length, sums + n, sums_stride,
