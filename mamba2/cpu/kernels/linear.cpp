@@ -4,8 +4,8 @@
 // columns are cut into equal blocks of at most 1024 (a function of k alone), each block's products are summed in a
 // register and the blocks' sums added in order: the same bits for any number of rows.
 //   few rows of x:  for a tile of rows of w at a time, all of k: w streams from memory once, widened in registers.
-//   many:           block of k outermost; four rows of w, widened in L1 unless they are f32, and every row of x passes by
-//                   them from L2 while the next four come from memory.
+//   many:           block of k outermost; four rows of w, widened in L1 unless they are f32, and every row of x passes
+//                   by them from L2 while the next four rows come from memory.
 #include "mamba2/cpu/kernels/dot_tile.h"
 #include "mamba2/cpu/kernels/linear_parts.h"
 #include "mamba2/cpu/kernels/parts.h"
