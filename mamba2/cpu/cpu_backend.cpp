@@ -6,6 +6,8 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/cpu/context.h"
+#include "mamba2/cpu/quantized_linear.h"
+#include "mamba2/cpu/quantized_weight.h"
 #include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
@@ -65,7 +67,6 @@ class CpuBackend : public Backend {
   DType activation_dtype() const override { return DType::f32; }
 
   std::unique_ptr<PreparedWeight> prepare(WeightRole role, const Tensor& host, DType held_as) override;
-  std::unique_ptr<PreparedWeight> prepare_quantized(const Tensor& host, DType held_as);
 
   using Backend::upload;
   void upload(const Tensor& host, const Tensor& on_device) override { convert(host, on_device); }
@@ -78,8 +79,12 @@ class CpuBackend : public Backend {
   void free_bytes(void* memory, std::size_t) noexcept override { ::operator delete (memory, std::align_val_t{64}); }
 
   using Backend::compute;
-  void compute(const Embedding& op) override { cpu::embedding(context_, op); }
-  void compute(const Linear& op) override { cpu::linear(context_, op); }
+  void compute(const Embedding& op) override {
+    is_quantized(op.weight->dtype) ? cpu::quantized_embedding(context_, op) : cpu::embedding(context_, op);
+  }
+  void compute(const Linear& op) override {
+    is_quantized(op.weight->dtype) ? cpu::quantized_linear(context_, op) : cpu::linear(context_, op);
+  }
   void compute(const RmsNorm& op) override { cpu::rms_norm(context_, op); }
   void compute(const GatedRmsNorm& op) override { cpu::gated_rms_norm(context_, op); }
   void compute(const CausalConv& op) override { cpu::causal_conv(context_, op); }
@@ -96,22 +101,12 @@ class CpuBackend : public Backend {
   cpu::Context context_;
 };
 
-/// Rounded as the quantised dtype does, then widened to f32 once, which is what the kernels multiply.
-std::unique_ptr<PreparedWeight> CpuBackend::prepare_quantized(const Tensor& host, DType held_as) {
-  if (host.dtype == held_as) return std::make_unique<cpu::CpuWeight>(host, DType::f32, cpu::WeightType::f32, context_);
-  const HostTensor quantized(held_as, host.shape);
-  context_.pool.parallel_for(host.size(0), 1, [&](std::int64_t begin, std::int64_t end, int) {
-    convert(host.slice(0, begin, end - begin), quantized.view().slice(0, begin, end - begin));
-  });
-  return std::make_unique<cpu::CpuWeight>(quantized, DType::f32, cpu::WeightType::f32, context_);
-}
-
 std::unique_ptr<PreparedWeight> CpuBackend::prepare(WeightRole, const Tensor& host, DType held_as) {
   require(host.rank() == 2, "a weight is {}, expected a matrix", to_string(host.shape));
   const bool can_hold = is_floating(held_as) || held_as == host.dtype || can_quantize(held_as);
   require((is_floating(host.dtype) || is_quantized(host.dtype)) && can_hold,
           "the cpu backend can't hold a {} matrix as {}", mamba2::name(host.dtype), mamba2::name(held_as));
-  if (is_quantized(held_as)) return prepare_quantized(host, held_as);
+  if (is_quantized(held_as)) return std::make_unique<cpu::QuantizedWeight>(host, held_as, context_.isa, context_.pool);
   switch (held_as) {
     case DType::bf16: return std::make_unique<cpu::CpuWeight>(host, held_as, cpu::WeightType::bf16, context_);
     case DType::f16: return std::make_unique<cpu::CpuWeight>(host, held_as, cpu::WeightType::f16, context_);

@@ -56,8 +56,11 @@ TEST(GgufModel, StoredAsQ8_0GivesWhatTheCheckpointHeldAsQ8_0Gives) {
   const HostTensor held = logits(test::golden_folder("hf-groups"), "reference", "q8_0");
   // A, which GGUF stores instead of A_log, is rounded on the way there and back
   EXPECT_LE(relative_error(logits(fixture("hf-groups-q8_0.gguf"), "reference"), held), 1e-5);
-  EXPECT_LE(relative_error(logits(fixture("hf-groups-q8_0.gguf"), "cpu"), held), 2e-5);
-  EXPECT_LE(relative_error(logits(test::golden_folder("hf-groups"), "cpu", "q8_0"), held), 2e-5);
+  // cpu multiplies bytes, a row off by up to half of 1/127 of its largest value.  Such errors add up where products
+  // follow each other: x, B, C, dt and z of in_proj meet in a mixer, then comes out_proj, in two layers and a head.
+  const double bytes = (2 * (5 + 1) + 1) * 0.5 / 127;
+  EXPECT_LE(relative_error(logits(fixture("hf-groups-q8_0.gguf"), "cpu"), held), bytes);
+  EXPECT_LE(relative_error(logits(test::golden_folder("hf-groups"), "cpu", "q8_0"), held), bytes);
 }
 
 /// Rows of 32 are no blocks of 256: q8_0 takes the place of q4_k and q6_k.

@@ -1,0 +1,164 @@
+#include "mamba2/cpu/quantized_weight.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <vector>
+
+#include "mamba2/base/error.h"
+#include "mamba2/base/log.h"
+#include "mamba2/tensor/quantized.h"
+
+namespace mamba2::cpu {
+namespace {
+
+constexpr std::size_t cache_line = 64;
+constexpr std::size_t largest_block = sizeof(BlockQ6K);
+
+/// Bits i = 4 t + b of a block's fifth bits at 8 b + t.
+std::uint32_t bits_by_column(std::uint32_t bits) {
+  std::uint32_t sorted = 0;
+  for (int b = 0; b < 4; ++b) {
+    std::uint32_t every_fourth = bits >> b & 0x11111111U;
+    every_fourth = (every_fourth | every_fourth >> 3) & 0x03030303U;
+    every_fourth = (every_fourth | every_fourth >> 6) & 0x000F000FU;
+    sorted |= ((every_fourth | every_fourth >> 12) & 0xFFU) << (8 * b);
+  }
+  return sorted;
+}
+
+std::uint32_t bits_by_element(std::uint32_t sorted) {
+  std::uint32_t bits = 0;
+  for (int b = 0; b < 4; ++b) {
+    std::uint32_t every_fourth = sorted >> (8 * b) & 0xFFU;
+    every_fourth = (every_fourth | every_fourth << 12) & 0x000F000FU;
+    every_fourth = (every_fourth | every_fourth << 6) & 0x03030303U;
+    every_fourth = (every_fourth | every_fourth << 3) & 0x11111111U;
+    bits |= every_fourth << b;
+  }
+  return bits;
+}
+
+/// Where a panel has the quad that is the i-th of GGUF's block.
+int place_of_quad(DType dtype, int i) {
+  if (dtype == DType::q5_k) return i < 3 ? i : i < 11 ? q5_k_high(i - 3) : q5_k_low(i - 11);
+  if (dtype == DType::q6_k) return i < 32 ? q6_k_low(i) : i < 48 ? q6_k_high(i - 32) : q6_k_scale(i - 48);
+  return i;
+}
+
+/// Calls field(in_block, in_panel, bytes) for each field of a row's block: where it lies in GGUF's block and how far
+/// from the panel's start.
+template <class Field>
+void for_each_field(const QuantizedLayout& layout, DType dtype, std::int64_t block, std::int64_t row, Field&& field) {
+  const int halves = layout.halves, quads = layout.quads;
+  const std::int64_t first_half = layout.halves_first ? 0 : quads * 4;
+  const std::int64_t first_quad = layout.halves_first ? halves * 2 : 0;
+  const std::int64_t panel_halves = halves_offset(halves, quads, block),
+                     panel_quads = quads_offset(halves, quads, block);
+  for (int i = 0; i < halves; ++i) field(first_half + i * 2, panel_halves + (i * panel_rows + row) * 2, std::size_t{2});
+  for (int i = 0; i < quads; ++i)
+    field(first_quad + i * 4, panel_quads + (place_of_quad(dtype, i) * panel_rows + row) * 4, std::size_t{4});
+}
+
+/// The fifth bits of a block that has them lie behind its f16 fields.
+void reorder_bits(const QuantizedLayout& layout, std::byte* block, std::uint32_t (*order)(std::uint32_t)) {
+  if (!layout.fifth_bits) return;
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, block + layout.halves * 2, sizeof bits);
+  bits = order(bits);
+  std::memcpy(block + layout.halves * 2, &bits, sizeof bits);
+}
+
+std::size_t block_bytes(const QuantizedLayout& layout) {
+  return static_cast<std::size_t>(layout.halves * 2 + layout.quads * 4);
+}
+
+/// A row's blocks into a panel.
+void pack_row(const QuantizedLayout& layout, DType dtype, std::int64_t blocks, const std::byte* row_blocks,
+              std::int64_t row, std::byte* panel) {
+  std::array<std::byte, largest_block> block{};
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    std::memcpy(block.data(), row_blocks + static_cast<std::size_t>(b) * block_bytes(layout), block_bytes(layout));
+    reorder_bits(layout, block.data(), bits_by_column);
+    for_each_field(layout, dtype, b, row, [&](std::int64_t in_block, std::int64_t in_panel, std::size_t bytes) {
+      std::memcpy(panel + in_panel, block.data() + in_block, bytes);
+    });
+  }
+}
+
+std::int64_t checked_blocks(const Tensor& host, DType held_as, const QuantizedLayout& layout) {
+  require(host.size(1) % layout.elements == 0, "a weight is {}, but rows held as {} are whole blocks of {}",
+          to_string(host.shape), name(held_as), layout.elements);
+  return host.size(1) / layout.elements;
+}
+
+QuantizedKernels kernels_for(Isa isa, DType dtype) {
+#if defined(__x86_64__)
+  if (isa >= Isa::avx512_vnni) return avx512_vnni::quantized_kernels(dtype);
+  if (isa == Isa::avx512) return avx512::quantized_kernels(dtype);
+  if (isa == Isa::avx2) return avx2::quantized_kernels(dtype);
+#endif
+  return portable::quantized_kernels(dtype);
+}
+
+std::int64_t panels_of(std::int64_t rows) {
+  return (rows + panel_rows - 1) / panel_rows;
+}
+
+}  // namespace
+
+void QuantizedWeight::Free::operator()(std::byte* memory) const {
+  ::operator delete (memory, std::align_val_t{cache_line});
+}
+
+QuantizedWeight::QuantizedWeight(const Tensor& host, DType held_as, Isa isa, ThreadPool& pool)
+    : PreparedWeight(host.shape, held_as),
+      kernels_(kernels_for(isa, held_as)),
+      layout_(quantized_layouts[quantized_index(held_as)]),
+      blocks_(checked_blocks(host, held_as, layout_)),
+      panel_bytes_(cpu::panel_bytes(layout_, blocks_)),
+      bytes_(static_cast<std::size_t>(panels_of(host.size(0)) * panel_bytes_)) {
+  panels_.reset(static_cast<std::byte*>(
+      ::operator new (std::max(bytes_, cache_line), std::align_val_t{cache_line}, std::nothrow)));
+  require(panels_ != nullptr, "out of memory: {} bytes are wanted", bytes_);
+  const auto start = std::chrono::steady_clock::now();
+  const std::int64_t rows = host.size(0);
+  std::atomic<bool> failed{false};
+  std::exception_ptr failure;
+  pool.parallel_for(panels_of(rows), 1, [&](std::int64_t begin, std::int64_t end, int) {
+    try {
+      std::vector<std::byte> blocks(bytes_for(held_as, host.size(1)));
+      const Tensor row_blocks(blocks.data(), held_as, Shape{1, host.size(1)});
+      std::memset(panel(begin), 0, static_cast<std::size_t>((end - begin) * panel_bytes_));
+      for (std::int64_t row = begin * panel_rows; row < std::min(end * panel_rows, rows); ++row) {
+        convert(host.slice(0, row, 1), row_blocks);
+        pack_row(layout_, held_as, blocks_, blocks.data(), row % panel_rows, panel(row / panel_rows));
+      }
+    } catch (...) {
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
+  });
+  if (failure) std::rethrow_exception(failure);
+  const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
+  log_debug("packed a matrix {} of {} in {:.1f} ms", to_string(host.shape), name(held_as), taken.count());
+}
+
+void QuantizedWeight::read_row(std::int64_t row, std::span<float> to) const {
+  std::array<std::byte, largest_block> block{};
+  const std::byte* const from = panel(row / panel_rows);
+  const auto elements = static_cast<std::size_t>(layout_.elements);
+  for (std::int64_t b = 0; b < blocks_; ++b) {
+    for_each_field(layout_, dtype, b, row % panel_rows,
+                   [&](std::int64_t in_block, std::int64_t in_panel, std::size_t bytes) {
+                     std::memcpy(block.data() + in_block, from + in_panel, bytes);
+                   });
+    reorder_bits(layout_, block.data(), bits_by_element);
+    dequantize(dtype, block.data(), to.subspan(static_cast<std::size_t>(b) * elements, elements));
+  }
+}
+
+}  // namespace mamba2::cpu
