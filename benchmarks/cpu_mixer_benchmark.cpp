@@ -2,6 +2,7 @@
 #include <benchmark/benchmark.h>
 
 #include "benchmarks/random_tensor.h"
+#include "mamba2/cpu/chunk_length.h"
 #include "mamba2/cpu/cpu_backend.h"
 #include "mamba2/cpu/thread_pool.h"
 
@@ -82,7 +83,7 @@ void parallel_for(benchmark::State& state) {
 }
 BENCHMARK(parallel_for)->ArgName("threads")->Arg(1)->Arg(2)->Arg(4)->Arg(8)->Arg(16)->UseRealTime();
 
-/// One layer; flop/s counts the products of the chunked form with chunks of 64.
+/// One layer; flop/s counts the products of the chunked form.
 void ssd_scan(benchmark::State& state) {
   const auto backend = make_cpu_backend();
   const std::int64_t tokens = state.range(0);
@@ -102,7 +103,7 @@ void ssd_scan(benchmark::State& state) {
                          .batch = sequence.batch,
                          .ssm_state = ssm_state,
                          .out = out});
-  constexpr double chunk = 64;
+  constexpr auto chunk = static_cast<double>(cpu::chunk_length(head_dim, state_size, 256 * 1024));
   const double flop = static_cast<double>(tokens * heads) * (4.0 * head_dim * state_size + chunk * head_dim);
   state.counters["flop/s"] = benchmark::Counter(flop, benchmark::Counter::kIsIterationInvariantRate);
 }

@@ -5,9 +5,9 @@
 //
 // All are outer products along head_dim: registers hold a tile of tile_m rows by tile_v registers of head_dim, the
 // right operand (the state turned to (state_size, head_dim), or dt x) is kept in panels of just that width in L1, the
-// left one is broadcast from where it lies.  The first two products share their sums.  Decays are exponentials of
-// differences that are never positive; c is summed in double and kept as two floats, so that a difference of large sums
-// is as exact as its own size allows.
+// left one is broadcast from copies of B and C that a group's heads share.  The first two products share their sums.
+// Decays are exponentials of differences that are never positive; c is summed in double and kept as two floats, so that
+// a difference of large sums is as exact as its own size allows.
 #include "mamba2/cpu/kernels/dot_tile.h"
 #include "mamba2/cpu/kernels/math.h"
 #include "mamba2/cpu/kernels/parts.h"
