@@ -2,7 +2,9 @@
 #include <benchmark/benchmark.h>
 
 #include "benchmarks/random_tensor.h"
+#include "mamba2/cpu/chunk_length.h"
 #include "mamba2/cpu/cpu_backend.h"
+#include "mamba2/cpu/thread_pool.h"
 
 namespace mamba2::benchmarks {
 namespace {
@@ -11,17 +13,24 @@ constexpr std::int64_t heads = 24, head_dim = 64, state_size = 128, inner = head
 constexpr std::int64_t conv_dim = inner + 2 * state_size, conv_kernel = 4, layers = 24;
 
 struct OneSequence {
-  explicit OneSequence(std::int64_t tokens) : start(DType::i32, Shape{2}), slots(DType::i32, Shape{1}) {
+  explicit OneSequence(std::int64_t tokens)
+      : start(DType::i32, Shape{2}), slots(DType::i32, Shape{1}), positions(DType::i32, Shape{tokens}) {
     start.span<std::int32_t>()[1] = static_cast<std::int32_t>(tokens);
-    batch = {
-        .tokens = tokens, .sequences = 1, .longest = tokens, .sequence_start = start, .slots = slots, .positions = {}};
+    batch = {.tokens = tokens,
+             .sequences = 1,
+             .longest = tokens,
+             .sequence_start = start,
+             .slots = slots,
+             .positions = positions};
   }
-  HostTensor start, slots;
+  HostTensor start, slots, positions;
   Batch batch;
 };
 
-/// All layers of a mixer one after the other, each with a state of its own.
+/// All layers of a mixer one after the other, each with a state of its own: f32, bf16, bf16 rounded stochastically.
 void mixer(benchmark::State& state) {
+  const DType held = state.range(1) == 0 ? DType::f32 : DType::bf16;
+  const StateRounding rounding = state.range(1) == 2 ? StateRounding::stochastic : StateRounding::nearest;
   const auto backend = make_cpu_backend();
   const std::int64_t tokens = state.range(0);
   const OneSequence sequence(tokens);
@@ -30,7 +39,7 @@ void mixer(benchmark::State& state) {
   const HostTensor channels = random_tensor(DType::f32, Shape{conv_dim});
   const HostTensor of_heads = random_tensor(DType::f32, Shape{heads});
   const HostTensor conv_state(DType::f32, Shape{layers, 1, conv_dim, conv_kernel - 1});
-  const HostTensor ssm_state(DType::f32, Shape{layers, 1, heads, head_dim, state_size});
+  const HostTensor ssm_state(held, Shape{layers, 1, heads, head_dim, state_size});
   const HostTensor xBC(DType::f32, Shape{tokens, conv_dim}), dt(DType::f32, Shape{tokens, heads});
   const HostTensor y(DType::f32, Shape{tokens, inner}), out(DType::f32, Shape{tokens, inner});
   for (auto _ : state)
@@ -49,6 +58,8 @@ void mixer(benchmark::State& state) {
                          .batch = sequence.batch,
                          .conv_state = conv_state.view()[layer],
                          .ssm_state = ssm_state.view()[layer],
+                         .rounding = rounding,
+                         .layer = layer,
                          .xBC = xBC,
                          .dt = dt,
                          .y = y,
@@ -57,9 +68,22 @@ void mixer(benchmark::State& state) {
       benchmark::Counter(static_cast<double>(tokens), benchmark::Counter::kIsIterationInvariantRate);
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(2 * ssm_state.view().bytes()));
 }
-BENCHMARK(mixer)->Arg(1)->Arg(16)->Arg(512)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(mixer)
+    ->ArgNames({"tokens", "state"})
+    ->ArgsProduct({{1, 16, 512}, {0, 1, 2}})
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 
-/// One layer; flop/s counts the products of the chunked form with chunks of 64.
+/// A loop of the pool with nothing in it, four pieces a thread: what a decoded token pays three times a layer.
+void parallel_for(benchmark::State& state) {
+  cpu::ThreadPool pool(static_cast<int>(state.range(0)));
+  for (auto _ : state)
+    pool.parallel_for(4 * pool.threads(), 1,
+                      [](std::int64_t begin, std::int64_t, int) { benchmark::DoNotOptimize(begin); });
+}
+BENCHMARK(parallel_for)->ArgName("threads")->Arg(1)->Arg(2)->Arg(4)->Arg(8)->Arg(16)->UseRealTime();
+
+/// One layer; flop/s counts the products of the chunked form.
 void ssd_scan(benchmark::State& state) {
   const auto backend = make_cpu_backend();
   const std::int64_t tokens = state.range(0);
@@ -79,7 +103,7 @@ void ssd_scan(benchmark::State& state) {
                          .batch = sequence.batch,
                          .ssm_state = ssm_state,
                          .out = out});
-  constexpr double chunk = 64;
+  constexpr auto chunk = static_cast<double>(cpu::chunk_length(head_dim, state_size, 256 * 1024));
   const double flop = static_cast<double>(tokens * heads) * (4.0 * head_dim * state_size + chunk * head_dim);
   state.counters["flop/s"] = benchmark::Counter(flop, benchmark::Counter::kIsIterationInvariantRate);
 }

@@ -40,7 +40,8 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       .add_option("--dtype", load.dtype,
                   "What the weights are held as: auto (as stored), f32, bf16, f16, q8_0, q4_0, q4_k, q6_k")
       ->capture_default_str();
-  command.add_option("--state-dtype", load.state_dtype, "What the state is held as: f32, bf16")->capture_default_str();
+  command.add_option("--state-dtype", load.state_dtype, "What the state is held as: f32, bf16, bf16-stochastic")
+      ->capture_default_str();
   command.add_option("--gated-norm", load.gated_norm, "The norm before out_proj when there are several groups")
       ->check(CLI::IsMember({"auto", "grouped", "ungrouped"}))
       ->capture_default_str();

@@ -26,14 +26,21 @@ double theta_for(const RopeParameters& parameters, std::int64_t length) {
   return parameters.theta * std::pow(parameters.factor * stretch - (parameters.factor - 1), dim / (dim - 2));
 }
 
+/// How far the pairs of a head turn with each position.  In double: a float's position times frequency would be off by
+/// a large part of a turn for long sequences.
+std::vector<double> frequencies(std::int64_t rotary_dim, double theta) {
+  std::vector<double> found(static_cast<std::size_t>(rotary_dim / 2));
+  for (std::size_t i = 0; i < found.size(); ++i)
+    found[i] = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim));
+  return found;
+}
+
 /// Turns all heads of one token.
-void turn(const Tensor& x, std::int64_t token, const RopeParameters& parameters, double theta, double position) {
-  const std::int64_t half = parameters.rotary_dim / 2;
+void turn(const Tensor& x, std::int64_t token, const std::vector<double>& of_pairs, double position) {
+  const auto half = static_cast<std::int64_t>(of_pairs.size());
   float* const heads = x.as<float>() + token * x.stride(0);
   for (std::int64_t i = 0; i < half; ++i) {
-    // In double: a float's position times frequency would be off by a large part of a turn for long sequences.
-    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(parameters.rotary_dim);
-    const double angle = position * std::pow(theta, -exponent);
+    const double angle = position * of_pairs[static_cast<std::size_t>(i)];
     const auto cosine = static_cast<float>(std::cos(angle)), sine = static_cast<float>(std::sin(angle));
     for (std::int64_t h = 0; h < x.size(1); ++h) {
       float* const head = heads + h * x.stride(1);
@@ -65,12 +72,18 @@ void rope(Context& context, const Rope& op) {
   if (op.x.size(0) == 0) return;
   const auto *start = op.batch.sequence_start.as<std::int32_t>(), *positions = op.batch.positions.as<std::int32_t>();
   const std::vector<std::int32_t> sequence = sequence_of_token(op.batch);
+  // Of each sequence where its length counts, else the same for all.
+  const bool dynamic = op.parameters.scaling == RopeScaling::dynamic;
+  std::vector<std::vector<double>> of_sequences;
+  for (std::int64_t s = 0; s < (dynamic ? op.batch.sequences : 1); ++s) {
+    const std::int64_t length = dynamic && start[s + 1] > start[s] ? std::int64_t{positions[start[s + 1] - 1]} + 1 : 0;
+    of_sequences.push_back(frequencies(op.parameters.rotary_dim, theta_for(op.parameters, length)));
+  }
   context.pool.parallel_for(op.x.size(0), 8, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t t = begin; t < end; ++t) {
-      const std::int32_t last = start[sequence[static_cast<std::size_t>(t)] + 1] - 1;
-      const double theta = theta_for(op.parameters, std::int64_t{positions[last]} + 1);
+      const auto s = static_cast<std::size_t>(dynamic ? sequence[static_cast<std::size_t>(t)] : 0);
       const double position = positions[t];
-      turn(op.x, t, op.parameters, theta,
+      turn(op.x, t, of_sequences[s],
            op.parameters.scaling == RopeScaling::linear ? position / op.parameters.factor : position);
     }
   });

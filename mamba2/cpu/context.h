@@ -48,6 +48,11 @@ class CpuWeight : public PreparedWeight {
   HostBuffer copy_;
 };
 
+/// Rows below which a second thread costs more than it brings.
+constexpr std::int64_t rows_a_piece(std::int64_t width) {
+  return 8 * 1024 / (width + 1) + 1;
+}
+
 void embedding(Context& context, const Embedding& op);
 void linear(Context& context, const Linear& op);
 void rms_norm(Context& context, const RmsNorm& op);
@@ -57,6 +62,9 @@ void time_step(Context& context, const TimeStep& op);
 void ssd_scan(Context& context, const SsdScan& op);
 void gated_activation(Context& context, const GatedActivation& op);
 void activate(Context& context, const Activate& op);
+/// Whether fused_mixer takes the batch: all its sequences are short.
+bool is_fusable(const Mixer& op);
+void fused_mixer(Context& context, const Mixer& op);
 void rope(Context& context, const Rope& op);
 void attention(Context& context, const Attention& op);
 void gather_rows(Context& context, const GatherRows& op);

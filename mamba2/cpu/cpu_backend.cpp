@@ -92,6 +92,12 @@ class CpuBackend : public Backend {
   void compute(const SsdScan& op) override { cpu::ssd_scan(context_, op); }
   void compute(const GatedActivation& op) override { cpu::gated_activation(context_, op); }
   void compute(const Activate& op) override { cpu::activate(context_, op); }
+  void compute(const Mixer& op) override {
+    if (cpu::is_fusable(op))
+      cpu::fused_mixer(context_, op);
+    else
+      Backend::compute(op);
+  }
   void compute(const Rope& op) override { cpu::rope(context_, op); }
   void compute(const Attention& op) override { cpu::attention(context_, op); }
   void compute(const GatherRows& op) override { cpu::gather_rows(context_, op); }

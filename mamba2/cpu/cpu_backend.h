@@ -21,14 +21,15 @@ enum class Bf16Products : std::uint8_t { where_faster, always };
 
 }  // namespace cpu
 
-/// The fast implementation on processors: activations and state in f32, weights f32, bf16 or f16 as stored (the file's
-/// memory is used in place where its dtype is the one asked for; f64 becomes f32).  Kernels for the strongest
-/// instruction set of this machine, or for MAMBA2_ISA.
+/// The fast implementation on processors: activations in f32, the state in f32 or bf16, weights f32, bf16 or f16 as
+/// stored (the file's memory is used in place where its dtype is the one asked for; f64 becomes f32).  Kernels for the
+/// strongest instruction set of this machine, or for MAMBA2_ISA.
 ///
 /// Results depend on the instruction set but not on the number of threads.  A row of Linear does not depend on the
 /// other rows, except on avx512_bf16 and amx with weights in bf16, where it depends on how many there are
 /// (Bf16Products); nor does a sequence on its neighbours in the batch.  How a prompt is split changes SsdScan's results
-/// by rounding, since its chunks begin at other tokens.
+/// by rounding, since its chunks begin at other tokens.  A state in bf16 is rounded after each token where the scan is
+/// sequential, else at the end of a call and every 1024 tokens of a sequence.
 ///
 /// threads: 0 for one each processor that the process may use.  Throws Error for a count out of range or a wrong
 /// MAMBA2_ISA.

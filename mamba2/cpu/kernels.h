@@ -106,15 +106,29 @@ struct ConvTask {
   std::int64_t weight_stride;
   const float* bias;  // or null
   Activation act;
-  float* state;  // (channels, conv_kernel - 1)
+  const float* before;  // (channels, conv_kernel - 1): the inputs before the first token, oldest first
+  float* state;         // laid out as `before`, may be it: becomes the last inputs; null: they are not kept
   std::int64_t state_stride;
-  float* out;
+  float* out;  // null: only the state is wanted
   std::int64_t out_stride;
   float* scratch;  // conv_scratch(channels, conv_kernel) floats
 };
 constexpr std::int64_t conv_scratch(std::int64_t channels, std::int64_t conv_kernel) {
   return 2 * conv_kernel * channels;
 }
+
+/// out = clamp(softplus(dt_raw + bias), low, high).
+struct TimeStepTask {
+  const float* dt_raw;
+  std::int64_t dt_raw_stride, rows, width;
+  const float* bias;
+  float low, high;
+  float* out;
+  std::int64_t out_stride;
+};
+
+/// How ssm_state is held, and rounded when it is written.
+enum class StateForm : std::uint8_t { f32, bf16, bf16_stochastic };
 
 /// One head of one sequence.
 struct ScanTask {
@@ -127,8 +141,11 @@ struct ScanTask {
   std::int64_t B_stride, C_stride;
   const float* D;
   std::int64_t D_step;  // 0: one for the head, 1: one for each element
-  float* state;         // (head_dim, state_size)
+  void* state;          // (head_dim, state_size)
   std::int64_t state_stride;
+  StateForm state_form;
+  const std::int32_t* positions;  // of the tokens; for stochastic rounding alone, as the next two
+  std::uint32_t head, layer;
   std::int64_t tokens, head_dim, state_size;
   float* out;
   std::int64_t out_stride;
@@ -136,6 +153,7 @@ struct ScanTask {
   std::int64_t chunk;
   const float* scores;  // (tokens, chunk), chunk a multiple of 16: scores[t, j] = C_t . B_(first of t's chunk + j), for
                         // j up to t's own place
+  const float* packed;  // (tokens, 2 state_size): what ScoresTask::packed became for each chunk
   float* scratch;       // scan_scratch(...) floats
 };
 /// The padded width of rows of head_dim or chunk elements.
@@ -147,12 +165,14 @@ constexpr std::int64_t scan_scratch(std::int64_t chunk, std::int64_t head_dim, s
   return padded(head_dim) * (state_size + chunk + 1) + (chunk + 3) * padded(chunk);
 }
 
-/// C_t . B_j into scores[t, j] of one chunk and one group, t < tokens, j <= t (more are written).
+/// What the heads of one group share of one chunk: C_t . B_j into scores[t, j], t < tokens, j <= t (more are written),
+/// and B and C in the order that ssd_chunks reads them.
 struct ScoresTask {
   const float *B, *C;
   std::int64_t B_stride, C_stride, tokens, state_size;
   float* scores;
   std::int64_t scores_stride;
+  float* packed;  // 2 tokens state_size floats
 };
 
 /// One query over `count` keys.
@@ -174,6 +194,7 @@ struct Kernels {
   void (*gated_rms_norm)(const GatedNormTask&);
   void (*activation)(const ActivationTask&);
   void (*conv)(const ConvTask&);
+  void (*time_step)(const TimeStepTask&);
   void (*ssd_step)(const ScanTask&);
   void (*ssd_chunks)(const ScanTask&);
   void (*ssd_scores)(const ScoresTask&);

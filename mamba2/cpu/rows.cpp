@@ -7,13 +7,6 @@
 namespace mamba2::cpu {
 namespace {
 
-// Elements below which a second thread costs more than it brings.
-constexpr std::int64_t least_elements_a_piece = 8 * 1024;
-
-std::int64_t rows_a_piece(std::int64_t width) {
-  return least_elements_a_piece / (width + 1) + 1;
-}
-
 const float* values(const Tensor& tensor, std::int64_t row) {
   return tensor.empty() ? nullptr : tensor.as<float>() + row * tensor.stride(0);
 }

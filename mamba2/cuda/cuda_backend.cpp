@@ -43,10 +43,14 @@ class CudaBackend : public Backend {
   void compute(const GatedRmsNorm& op) override { enqueue(op, cuda::gated_rms_norm); }
   void compute(const CausalConv& op) override { enqueue(op, cuda::causal_conv); }
   void compute(const TimeStep& op) override { enqueue(op, cuda::time_step); }
-  void compute(const SsdScan& op) override { enqueue(op, cuda::ssd_scan); }
+  void compute(const SsdScan& op) override {
+    require_nearest(op.rounding, op.ssm_state);
+    enqueue(op, cuda::ssd_scan);
+  }
   void compute(const GatedActivation& op) override { enqueue(op, cuda::gated_activation); }
   void compute(const Activate& op) override { enqueue(op, cuda::activate); }
   void compute(const Mixer& op) override {
+    require_nearest(op.rounding, op.ssm_state);
     enqueue(op, [this](cuda::Context& context, const Mixer& mixer) {
       if (!cuda::fused_mixer(context, mixer)) Backend::compute(mixer);
     });
@@ -57,6 +61,11 @@ class CudaBackend : public Backend {
   void compute(const CrossEntropy& op) override { enqueue(op, cuda::cross_entropy); }
 
  private:
+  static void require_nearest(StateRounding rounding, const Tensor& ssm_state) {
+    require(rounding == StateRounding::nearest || ssm_state.dtype == DType::f32,
+            "the cuda backend rounds a {} state to nearest, stochastic rounding was asked for",
+            mamba2::name(ssm_state.dtype));
+  }
   template <class Op, class Launch>
   void enqueue(const Op& op, Launch launch);
   cuda::Context& settled();

@@ -14,8 +14,9 @@ namespace {
 constexpr std::int64_t first_capacity = 256;
 
 LayerState make_layer(const Mamba2Config& c, Backend& backend, std::int64_t layer, std::int64_t slots,
-                      DType state_dtype) {
+                      DType state_dtype, StateRounding rounding) {
   LayerState state;
+  state.rounding = rounding;
   const DType dtype = backend.activation_dtype();
   if (!c.is_attention_layer(layer)) {
     state.conv_state = backend.allocate(dtype, {slots, c.conv_dim(), c.conv_kernel - 1});
@@ -29,12 +30,13 @@ LayerState make_layer(const Mamba2Config& c, Backend& backend, std::int64_t laye
 
 }  // namespace
 
-Mamba2Cache::Mamba2Cache(const Mamba2Config& config, Backend& backend, std::int64_t slots, DType state_dtype)
-    : backend_(&backend), config_(config), state_dtype_(state_dtype) {
+Mamba2Cache::Mamba2Cache(const Mamba2Config& config, Backend& backend, std::int64_t slots, DType state_dtype,
+                         StateRounding rounding)
+    : backend_(&backend), config_(config), state_dtype_(state_dtype), rounding_(rounding) {
   require(slots >= 1, "a cache of {} sequences was asked for, expected 1 or more", slots);
   lengths_.assign(static_cast<std::size_t>(slots), 0);
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i)
-    layers_.push_back(make_layer(config, backend, i, slots, state_dtype));
+    layers_.push_back(make_layer(config, backend, i, slots, state_dtype, rounding));
 }
 
 template <class Visit>
@@ -111,7 +113,7 @@ void Mamba2Cache::reorder(std::span<const std::int64_t> sources) {
 }
 
 Mamba2Cache Mamba2Cache::clone() const {
-  Mamba2Cache copy(config_, *backend_, slots(), state_dtype_);
+  Mamba2Cache copy(config_, *backend_, slots(), state_dtype_, rounding_);
   copy.reserve(capacity_);
   copy.lengths_ = lengths_;
   for (std::size_t i = 0; i < layers_.size(); ++i) {

@@ -13,10 +13,11 @@ namespace mamba2 {
 
 /// The state of one layer for every slot; tensors that the layer does not need are absent.
 struct LayerState {
-  DeviceTensor conv_state;  ///< (slots, conv_dim or attention_qkv_size, kernel - 1)
-  DeviceTensor ssm_state;   ///< (slots, num_heads, head_dim, state_size)
-  DeviceTensor k_cache;     ///< (slots, capacity, num_key_value_heads, attention_head_dim)
-  DeviceTensor v_cache;     ///< as k_cache
+  DeviceTensor conv_state;                          ///< (slots, conv_dim or attention_qkv_size, kernel - 1)
+  DeviceTensor ssm_state;                           ///< (slots, num_heads, head_dim, state_size)
+  DeviceTensor k_cache;                             ///< (slots, capacity, num_key_value_heads, attention_head_dim)
+  DeviceTensor v_cache;                             ///< as k_cache
+  StateRounding rounding = StateRounding::nearest;  ///< of ssm_state
 };
 
 /// What a model remembers of each of N sequences (transformers' cache_params), one slot a sequence.  Belongs to the
@@ -24,7 +25,8 @@ struct LayerState {
 class Mamba2Cache {
  public:
   /// state_dtype of ssm_state; the convolution's state and the keys and values have the activations' dtype.
-  Mamba2Cache(const Mamba2Config& config, Backend& backend, std::int64_t slots, DType state_dtype = DType::f32);
+  Mamba2Cache(const Mamba2Config& config, Backend& backend, std::int64_t slots, DType state_dtype = DType::f32,
+              StateRounding rounding = StateRounding::nearest);
 
   std::int64_t slots() const { return static_cast<std::int64_t>(lengths_.size()); }
   /// Tokens that slot has seen.
@@ -64,6 +66,7 @@ class Mamba2Cache {
   Backend* backend_;
   Mamba2Config config_;
   DType state_dtype_;
+  StateRounding rounding_;
   std::vector<LayerState> layers_;
   std::vector<std::int64_t> lengths_;
   std::int64_t capacity_ = 0;  // tokens that k_cache and v_cache hold

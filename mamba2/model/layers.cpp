@@ -14,8 +14,8 @@ Tensor as_heads(const Tensor& x, std::int64_t heads, std::int64_t head_dim) {
 }
 
 /// Figure 6 of Dao and Gu 2024: project, convolve, scan, norm, project back onto the residual stream.
-void forward_mixer(const MixerWeights& w, const Mamba2Config& c, const Activations& a, LayerState& state,
-                   const Batch& batch, Backend& backend) {
+void forward_mixer(std::int64_t layer, const MixerWeights& w, const Mamba2Config& c, const Activations& a,
+                   LayerState& state, const Batch& batch, Backend& backend) {
   auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
   const Tensor hidden = rows(a.hidden);
   backend.run(Linear{
@@ -36,6 +36,8 @@ void forward_mixer(const MixerWeights& w, const Mamba2Config& c, const Activatio
                     .batch = batch,
                     .conv_state = state.conv_state,
                     .ssm_state = state.ssm_state,
+                    .rounding = state.rounding,
+                    .layer = layer,
                     .xBC = rows(a.xBC),
                     .dt = rows(a.dt),
                     .y = rows(a.y),
@@ -128,7 +130,7 @@ void forward_layer(std::int64_t index, const LayerWeights& w, const Mamba2Config
   if (c.is_attention_layer(index))
     forward_attention(w.attention, c, a, state, batch, backend);
   else
-    forward_mixer(w.mixer, c, a, state, batch, backend);
+    forward_mixer(index, w.mixer, c, a, state, batch, backend);
   if (!c.has_mlp()) return;
   backend.run(RmsNorm{.x = hidden, .weight = w.norm2, .eps = c.layer_norm_epsilon, .out = normed});
   forward_mlp(w.mlp, c, a, batch, backend);

@@ -11,13 +11,21 @@
 #include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
+namespace {
+
+struct StateFormat {
+  DType dtype = DType::f32;
+  StateRounding rounding = StateRounding::nearest;
+};
+
+}  // namespace
 
 /// Members are destroyed last to first: the pass and the weights before the backend that owns their memory, the backend
 /// before the mapped files that its weights may lie in.
 struct Mamba2Model::Parts {
   std::string path;
   Mamba2Config config;
-  DType state_dtype = DType::f32;
+  StateFormat state;
   std::unique_ptr<TensorSource> source;
   std::unique_ptr<Backend> backend;
   ModelWeights weights;
@@ -34,10 +42,12 @@ std::optional<DType> parse_weight_dtype(const std::string& text) {
   return dtype;
 }
 
-DType parse_state_dtype(const std::string& text) {
+StateFormat parse_state_dtype(const std::string& text) {
+  if (text == "bf16-stochastic") return {DType::bf16, StateRounding::stochastic};
   const std::optional<DType> dtype = parse_dtype(text);
-  require(dtype == DType::f32 || dtype == DType::bf16, "state dtype is '{}', expected f32 or bf16", printable(text));
-  return *dtype;
+  require(dtype == DType::f32 || dtype == DType::bf16, "state dtype is '{}', expected f32, bf16 or bf16-stochastic",
+          printable(text));
+  return {*dtype, StateRounding::nearest};
 }
 
 /// The file to name where a head is missing.
@@ -65,7 +75,7 @@ Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> sour
     : parts_(std::make_unique<Parts>()) {
   Parts& p = *parts_;
   const std::optional<DType> dtype = parse_weight_dtype(options.dtype);
-  p.state_dtype = parse_state_dtype(options.state_dtype);
+  p.state = parse_state_dtype(options.state_dtype);
   p.config = std::move(config);
   p.config.gated_norm = parse_gated_norm(options.gated_norm, p.config.gated_norm);
   p.source = std::move(source);
@@ -104,7 +114,7 @@ std::string Mamba2Model::path() const {
 }
 
 Mamba2Cache Mamba2Model::make_cache(std::int64_t slots) const {
-  return {parts_->config, *parts_->backend, slots, parts_->state_dtype};
+  return {parts_->config, *parts_->backend, slots, parts_->state.dtype, parts_->state.rounding};
 }
 
 ForwardOutput Mamba2Model::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,

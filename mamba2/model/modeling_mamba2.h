@@ -23,7 +23,7 @@ struct LoadOptions {
   /// What matrices are held and multiplied as: "auto" (as stored), "f32", "bf16", "f16", "q8_0", "q4_0", "q4_k", "q6_k"
   /// (the quantised ones by tensor: mamba2/model/held_dtype.h).
   std::string dtype = "auto";
-  std::string state_dtype = "f32";  ///< of ssm_state
+  std::string state_dtype = "f32";  ///< of ssm_state: f32, bf16 (rounded to nearest), bf16-stochastic
   std::string gated_norm = "auto";  ///< "auto" (the config's, else grouped), "grouped", "ungrouped"
   int threads = 0;                  ///< 0: one a core
   bool deterministic = false;       ///< equal bits whatever the batch and the split of a prompt

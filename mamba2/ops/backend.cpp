@@ -140,6 +140,8 @@ void Backend::compute(const Mixer& op) {
               .D = op.D,
               .batch = op.batch,
               .ssm_state = op.ssm_state,
+              .rounding = op.rounding,
+              .layer = op.layer,
               .out = split_columns(op.y, num_heads, head_dim)});
   run(GatedRmsNorm{.y = op.y,
                    .z = z,

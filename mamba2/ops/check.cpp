@@ -63,6 +63,12 @@ class Checker {
     dtype("batch.positions", batch.positions, DType::i32);
   }
 
+  void rounding(StateRounding rounding, const Tensor& ssm_state, const Batch& batch) const {
+    if (rounding == StateRounding::nearest || ssm_state.dtype == DType::f32) return;
+    dtype("ssm_state, rounded stochastically,", ssm_state, DType::bf16);
+    positions(batch);
+  }
+
   template <class... Args>
   void that(bool condition, fmt::format_string<Args...> format, Args&&... args) const {
     if (!condition) fail("{}: {}", op_, fmt::format(format, std::forward<Args>(args)...));
@@ -161,6 +167,7 @@ void check(const SsdScan& op, const Backend& backend) {
   c.precise("D", op.D, op.D.rank() == 2 ? Shape{num_heads, head_dim} : Shape{num_heads});
   c.rank("ssm_state", op.ssm_state, 4);
   c.shape("ssm_state", op.ssm_state, Shape{op.ssm_state.size(0), num_heads, head_dim, state_size});
+  c.rounding(op.rounding, op.ssm_state, op.batch);
   c.activation("out", op.out, op.x.shape);
 }
 
@@ -208,6 +215,7 @@ void check(const Mixer& op, const Backend& backend) {
     c.that(op.norm_group_size > 0 && intermediate_size % op.norm_group_size == 0,
            "norm_group_size is {}, expected a divisor of {}", op.norm_group_size, intermediate_size);
   }
+  c.rounding(op.rounding, op.ssm_state, op.batch);
   c.activation("xBC", op.xBC, Shape{tokens, conv_dim});
   c.precise("dt", op.dt, Shape{tokens, num_heads});
   c.activation("y", op.y, Shape{tokens, intermediate_size});

@@ -97,6 +97,15 @@ struct TimeStep {
   Tensor out;
 };
 
+/// How an ssm_state of fewer than 32 bits is rounded when it is written.  stochastic: up or down by chance, in
+/// proportion to the distance to each neighbour, so that updates below half a unit in the last place count on average.
+/// The chance depends on nothing but the place in the model and in the sequence: to the f32 bits of element n of row p
+/// of a head, written after the token at `position`, the low (n even) or high (n odd) 16 bits of word (n % 64) / 16 of
+///   philox(state_rounding_key, {8 (p ceil(state_size / 64) + n / 64) + (n % 16) / 2, head, position, layer})
+/// are added before the lower 16 bits are cut off (mamba2/base/random.h).
+enum class StateRounding : std::uint8_t { nearest, stochastic };
+constexpr std::uint32_t state_rounding_key[2] = {0x6D616D62, 0x61322E63};
+
 /// State space dual scan.  Dao and Gu 2024, section 6 (block decomposition) and section 3.
 ///
 ///   S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T,   y_t = S_t C_t + D x_t,   A = -exp(A_log)
@@ -104,11 +113,15 @@ struct TimeStep {
 /// x, out (tokens, num_heads, head_dim); dt (tokens, num_heads) after bias, softplus and limit; A_log (num_heads);
 /// D (num_heads) or (num_heads, head_dim); B, C (tokens, n_groups, state_size), head h uses group
 /// h / (num_heads / n_groups); ssm_state (slots, num_heads, head_dim, state_size), read and replaced at batch.slots.
-/// Sequences of any length, 0 and 1 included.  A_log, D and dt are f32 (f64 where the activations are).
+/// Sequences of any length, 0 and 1 included.  A_log, D and dt are f32 (f64 where the activations are).  A state of
+/// fewer bits is computed in f32; how often it is rounded on the way through several tokens is the backend's choice, y
+/// is taken before.  rounding and layer do not count for a state in f32; stochastic rounding reads batch.positions.
 struct SsdScan {
   Tensor x, dt, A_log, B, C, D;
   Batch batch;
   Tensor ssm_state;
+  StateRounding rounding = StateRounding::nearest;
+  std::int64_t layer = 0;
   Tensor out;
 };
 
@@ -132,6 +145,7 @@ struct Activate {
 /// projected (tokens, 2 mlp + 2 intermediate_size + 2 n_groups state_size + num_heads), columns [z0, x0 (mlp each), z,
 /// x, B, C, dt]; out (tokens, mlp + intermediate_size), columns [silu(z0) x0, y].  mlp is out's width less
 /// intermediate_size = num_heads head_dim.  norm_weight absent: y = y silu(z).
+/// rounding and layer as in SsdScan.
 /// Work space, contents free: xBC (tokens, conv_dim), dt (tokens, num_heads), y (tokens, intermediate_size).
 struct Mixer {
   Tensor projected;
@@ -146,6 +160,8 @@ struct Mixer {
   GateOrder order = GateOrder::gate_first;
   Batch batch;
   Tensor conv_state, ssm_state;
+  StateRounding rounding = StateRounding::nearest;
+  std::int64_t layer = 0;
   Tensor xBC, dt, y;
   Tensor out;
 };

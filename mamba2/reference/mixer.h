@@ -1,7 +1,10 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 
+#include "mamba2/base/random.h"
 #include "mamba2/reference/elements.h"
 
 /// What a Mamba-2 mixer does over time, one token after the other.
@@ -52,6 +55,23 @@ class HeadState {
   T* row(std::int64_t p) { return values_.data() + p * view_.size(1); }
   void store() { convert(Tensor(values_.data(), sizeof(T) == 8 ? DType::f64 : DType::f32, view_.shape), view_); }
 
+  /// With StateRounding::stochastic, after the token at that position.
+  void store_by_chance(std::int64_t layer, std::int64_t head, std::int32_t position) {
+    const std::int64_t blocks = (view_.size(1) + 63) / 64;
+    for (std::int64_t p = 0; p < view_.size(0); ++p)
+      for (std::int64_t n = 0; n < view_.size(1); ++n) {
+        const auto words = philox(
+            {state_rounding_key[0], state_rounding_key[1]},
+            {static_cast<std::uint32_t>(8 * (p * blocks + n / 64) + n % 16 / 2), static_cast<std::uint32_t>(head),
+             static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(layer)});
+        const std::uint32_t noise = words[static_cast<std::size_t>(n % 64 / 16)] >> (n % 2 * 16) & 0xFFFFU;
+        const auto value = static_cast<float>(row(p)[n]);
+        const auto bits = std::bit_cast<std::uint32_t>(value);
+        view_.as<bf16>()[p * view_.stride(0) + n] =
+            std::isfinite(value) ? bf16{static_cast<std::uint16_t>((bits + noise) >> 16)} : to_bf16(value);
+      }
+  }
+
  private:
   Tensor view_;
   std::vector<T> values_;
@@ -80,7 +100,10 @@ void scan_head(const SsdScan& op, std::int64_t begin, std::int64_t end, std::int
       row<T>(op.out, t, h)[p] = y + D * x[p];
     }
   }
-  state.store();
+  if (op.rounding == StateRounding::stochastic && op.ssm_state.dtype == DType::bf16)
+    state.store_by_chance(op.layer, h, integers(op.batch.positions)[end - 1]);
+  else
+    state.store();
 }
 
 template <class T>

@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "tests/cpu/properties.h"
+#include "tests/cpu/scan_shape.h"
 
 namespace mamba2::test {
 namespace {
@@ -57,19 +57,6 @@ Tensor step_sizes(Operands& o, std::int64_t tokens, std::int64_t heads) {
   const Tensor raw = o.rows(tokens, heads), out = o.unwritten(tokens, heads);
   o.backend().run(TimeStep{.dt_raw = raw, .dt_bias = o.dense(Shape{heads}, 1.0, -2.0), .limit = {}, .out = out});
   return out;
-}
-
-struct ScanShape {
-  std::int64_t groups, heads_a_group, head_dim, state_size;
-  bool D_for_each_element;
-};
-
-ScanShape any_scan_shape() {
-  return {.groups = from_to(1, 3),
-          .heads_a_group = from_to(1, 3),
-          .head_dim = any_of({1, 3, 4, 8, 17, 33, 64}),
-          .state_size = any_of({1, 2, 5, 8, 16, 31, 128}),
-          .D_for_each_element = *rc::gen::arbitrary<bool>()};
 }
 
 SsdScan scan(Operands& o, const ScanShape& s, const Batch& batch) {
@@ -162,41 +149,6 @@ TEST_P(MixerOnEveryIsa, ThreadsDoNotChangeBits) {
   };
   EXPECT_EQ(results_of(*make_cpu_backend(1, GetParam()), 23, body),
             results_of(*make_cpu_backend(5, GetParam()), 23, body));
-}
-
-TEST_P(MixerOnEveryIsa, MixerAgreesWithTheReferenceInDouble) {
-  for_random_cases([&] {
-    const std::vector<std::int64_t> lengths = any_lengths();
-    const ScanShape s = any_scan_shape();
-    const std::int64_t mlp = any_of({0, 0, 5, 16});
-    expect_agreement(backend(), any_seed(), functions + chunking, [&](Operands& o) {
-      const Batch batch = o.batch(lengths);
-      const std::int64_t heads = s.groups * s.heads_a_group, inner = heads * s.head_dim;
-      const std::int64_t conv_dim = inner + 2 * s.groups * s.state_size, tokens = batch.tokens;
-      const Mixer op{.projected = o.rows(tokens, 2 * mlp + inner + conv_dim + heads),
-                     .conv_weight = o.dense(Shape{conv_dim, 4}, 0.5),
-                     .conv_bias = o.dense(Shape{conv_dim}),
-                     .act = Activation::silu,
-                     .dt_bias = o.dense(Shape{heads}, 1.0, -2.0),
-                     .A_log = o.dense(Shape{heads}),
-                     .D = o.dense(Shape{heads}),
-                     .limit = {},
-                     .n_groups = s.groups,
-                     .norm_weight = o.dense(Shape{inner}),
-                     .norm_group_size = inner / s.groups,
-                     .batch = batch,
-                     .conv_state = o.dense(Shape{batch.sequences + 1, conv_dim, 3}),
-                     .ssm_state = o.dense(Shape{batch.sequences + 1, heads, s.head_dim, s.state_size}),
-                     .xBC = o.unwritten(tokens, conv_dim),
-                     .dt = o.unwritten(tokens, heads),
-                     .y = o.unwritten(tokens, inner),
-                     .out = o.unwritten(tokens, mlp + inner)};
-      o.backend().run(op);
-      o.result(op.out);
-      o.result(op.ssm_state);
-      o.result(op.conv_state);
-    });
-  });
 }
 
 }  // namespace

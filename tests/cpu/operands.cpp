@@ -79,6 +79,12 @@ Tensor Operands::unwritten_heads(std::int64_t rows, std::int64_t a, std::int64_t
   return view;
 }
 
+Tensor Operands::in_dtype(const Tensor& tensor, DType dtype) {
+  const Tensor made = keep(backend_.allocate(dtype, tensor.shape));
+  convert(tensor, made);
+  return made;
+}
+
 Tensor Operands::integers(const std::vector<std::int32_t>& values) {
   const HostTensor host(DType::i32, Shape{static_cast<std::int64_t>(values.size())});
   std::copy(values.begin(), values.end(), host.span<std::int32_t>().begin());

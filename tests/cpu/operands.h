@@ -35,6 +35,8 @@ class Operands {
   /// As rows(), holding NaN until the op writes it.
   Tensor unwritten(std::int64_t rows, std::int64_t width);
   Tensor unwritten_heads(std::int64_t rows, std::int64_t a, std::int64_t b);
+  /// The same values in another dtype, rounded to nearest, without gaps.
+  Tensor in_dtype(const Tensor& tensor, DType dtype);
   Tensor integers(const std::vector<std::int32_t>& values);
   const PreparedWeight* weight(std::int64_t rows, std::int64_t columns, DType stored, DType held);
   /// Sequences of these lengths that had `before` tokens earlier, at slots in falling order, of which there is one more

@@ -51,6 +51,19 @@ TEST(ThreadPool, ThousandsOfLoopsOfManyMoreThreadsThanProcessorsEnd) {
   EXPECT_EQ(std::accumulate(sums.begin(), sums.end(), std::int64_t{0}), 16 * 3000);
 }
 
+TEST(ThreadPool, WorkersThatFellAsleepWakeForTheNextLoop) {
+  ThreadPool pool(4);
+  std::vector<std::int64_t> sums(64);
+  for (int loop = 0; loop < 200; ++loop) {
+    // Longer than workers spin on some rounds, shorter on others.
+    for (int pause = 0; pause < loop * 20; ++pause) std::this_thread::yield();
+    pool.parallel_for(64, 1, [&](std::int64_t begin, std::int64_t end, int) {
+      for (std::int64_t i = begin; i < end; ++i) ++sums[static_cast<std::size_t>(i)];
+    });
+  }
+  EXPECT_EQ(sums, std::vector<std::int64_t>(64, 200));
+}
+
 TEST(ThreadPool, SeveralPoolsWorkAtTheSameTime) {
   std::vector<std::thread> callers;
   std::vector<std::int64_t> sums(4);

@@ -1,4 +1,4 @@
-// Functions of one number over rows, gated or not.
+// Functions of one number over rows: activations, gated or not, and step sizes.
 #include "mamba2/cpu/kernels/math.h"
 #include "mamba2/cpu/kernels/parts.h"
 
@@ -27,10 +27,27 @@ void activation(const ActivationTask& t) {
   with_activation(t.act, [&]<Activation act>() { rows<act>(t); });
 }
 
+MAMBA2_INLINE Floats step_size(Floats raw, Floats bias, float low, float high) {
+  return minimum(broadcast(high), maximum(broadcast(low), softplus(raw + bias)));
+}
+
+void time_step(const TimeStepTask& t) {
+  for (std::int64_t row = 0; row < t.rows; ++row) {
+    const float* const raw = t.dt_raw + row * t.dt_raw_stride;
+    float* const out = t.out + row * t.out_stride;
+    std::int64_t i = 0;
+    for (; i + lanes <= t.width; i += lanes) store(out + i, step_size(load(raw + i), load(t.bias + i), t.low, t.high));
+    const std::int64_t rest = t.width - i;
+    if (rest > 0)
+      store_some(out + i, step_size(load_some(raw + i, rest), load_some(t.bias + i, rest), t.low, t.high), rest);
+  }
+}
+
 }  // namespace
 
 void add_activation(Kernels& kernels) {
   kernels.activation = activation;
+  kernels.time_step = time_step;
 }
 
 }  // namespace mamba2::cpu::MAMBA2_CPU_ISA

@@ -5,9 +5,9 @@
 //
 // All are outer products along head_dim: registers hold a tile of tile_m rows by tile_v registers of head_dim, the
 // right operand (the state turned to (state_size, head_dim), or dt x) is kept in panels of just that width in L1, the
-// left one is broadcast from where it lies.  The first two products share their sums.  Decays are exponentials of
-// differences that are never positive; c is summed in double and kept as two floats, so that a difference of large sums
-// is as exact as its own size allows.
+// left one is broadcast from copies of B and C that a group's heads share.  The first two products share their sums.
+// Decays are exponentials of differences that are never positive; c is summed in double and kept as two floats, so that
+// a difference of large sums is as exact as its own size allows.
 #include "mamba2/cpu/kernels/dot_tile.h"
 #include "mamba2/cpu/kernels/math.h"
 #include "mamba2/cpu/kernels/parts.h"
@@ -48,6 +48,14 @@ struct Scratch {
         D(decay + padded(chunk)) {}
 };
 
+/// The chunk's C, (count, state_size), and its B in tiles.
+MAMBA2_INLINE const float* packed_C(const ScanTask& t, std::int64_t first) {
+  return t.packed + first * 2 * t.state_size;
+}
+MAMBA2_INLINE const float* packed_B(const ScanTask& t, std::int64_t first, std::int64_t count) {
+  return packed_C(t, first) + count * t.state_size;
+}
+
 /// sum[m][v] += sum over k of a[m][k] b[k][v], b in a panel.
 template <int M>
 MAMBA2_INLINE void outer_tile(const float* a, std::int64_t row_stride, std::int64_t k_stride, const float* b,
@@ -80,19 +88,42 @@ MAMBA2_INLINE void for_row_tiles(std::int64_t rows, Body body) {
   }
 }
 
+template <StateForm form>
 void turn_state_in(const ScanTask& t, const Scratch& s) {
   for (std::int64_t p = 0; p < s.panels * panel; ++p) {
     float* const to = s.state + p / panel * panel * s.state_size + p % panel;
-    const float* const from = t.state + p * t.state_stride;
-    for (std::int64_t n = 0; n < s.state_size; ++n) to[n * panel] = p < t.head_dim ? from[n] : 0.0F;
     s.D[p] = p < t.head_dim ? t.D[p * t.D_step] : 0.0F;
+    if (p >= t.head_dim) {
+      for (std::int64_t n = 0; n < s.state_size; ++n) to[n * panel] = 0.0F;
+      continue;
+    }
+    const auto* const from = state_row<form>(t, p);
+    float part[lanes];
+    for (std::int64_t n = 0; n < s.state_size; n += lanes) {
+      const std::int64_t count = s.state_size - n < lanes ? s.state_size - n : lanes;
+      store(part, count == lanes ? load_state(from + n) : load_state_some(from + n, count));
+      for (std::int64_t i = 0; i < count; ++i) to[(n + i) * panel] = part[i];
+    }
   }
 }
 
+template <StateForm form>
 void turn_state_out(const ScanTask& t, const Scratch& s) {
   for (std::int64_t p = 0; p < t.head_dim; ++p) {
     const float* const from = s.state + p / panel * panel * s.state_size + p % panel;
-    for (std::int64_t n = 0; n < s.state_size; ++n) t.state[p * t.state_stride + n] = from[n * panel];
+    auto* const to = state_row<form>(t, p);
+    std::uint32_t noise[noise_block];
+    for (std::int64_t n = 0; n < s.state_size; n += lanes) {
+      if (form == StateForm::bf16_stochastic && n % noise_block == 0)
+        draw_noise(t, t.tokens - 1, p, n / noise_block, noise);
+      const std::int64_t count = s.state_size - n < lanes ? s.state_size - n : lanes;
+      float part[lanes] = {};
+      for (std::int64_t i = 0; i < count; ++i) part[i] = from[(n + i) * panel];
+      if (count == lanes)
+        store_state<form>(to + n, load(part), noise + n % noise_block);
+      else
+        store_state_some<form>(to + n, load(part), noise + n % noise_block, count);
+    }
   }
 }
 
@@ -146,7 +177,8 @@ template <int M>
 MAMBA2_INLINE void output_tile(const ScanTask& t, const Scratch& s, std::int64_t first, std::int64_t i,
                                std::int64_t q) {
   Floats sum[M][tile_v] = {};
-  outer_tile<M>(t.C + (first + i) * t.C_stride, t.C_stride, 1, s.state + q * s.state_size * panel, s.state_size, sum);
+  const float* const C = packed_C(t, first) + i * t.state_size;
+  outer_tile<M>(C, t.state_size, 1, s.state + q * s.state_size * panel, s.state_size, sum);
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
@@ -178,7 +210,7 @@ MAMBA2_INLINE void state_tile(const ScanTask& t, const Scratch& s, std::int64_t 
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int v = 0; v < tile_v; ++v) sum[m][v] = load(state + m * panel + v * lanes) * keep;
-  outer_tile<M>(t.B + first * t.B_stride + n, 1, t.B_stride, s.input + q * s.chunk * panel, count, sum);
+  outer_tile<M>(packed_B(t, first, count) + n * count, 1, M, s.input + q * s.chunk * panel, count, sum);
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
@@ -203,7 +235,7 @@ void decay_input(const Scratch& s, std::int64_t count) {
 
 void ssd_chunks(const ScanTask& t) {
   const Scratch s(t);
-  turn_state_in(t, s);
+  with_state_form(t.state_form, [&]<StateForm form>() { turn_state_in<form>(t, s); });
   for (std::int64_t first = 0; first < t.tokens; first += t.chunk) {
     const std::int64_t count = t.tokens - first < t.chunk ? t.tokens - first : t.chunk;
     sum_decays(t, s, first, count);
@@ -212,16 +244,29 @@ void ssd_chunks(const ScanTask& t) {
     for (std::int64_t q = 0; q < s.panels; ++q)
       for_row_tiles(count, [&]<int M>(std::int64_t i) { output_tile<M>(t, s, first, i, q); });
     decay_input(s, count);
-    // B's rows lie far apart, so what a tile takes of them is used for all panels before the next.
     for_row_tiles(t.state_size, [&]<int M>(std::int64_t n) {
       for (std::int64_t q = 0; q < s.panels; ++q) state_tile<M>(t, s, first, count, n, q);
     });
   }
-  turn_state_out(t, s);
+  with_state_form(t.state_form, [&]<StateForm form>() { turn_state_out<form>(t, s); });
+}
+
+/// C row after row, then B in tiles of the rows of the state that state_tile takes at a time, token after token: where
+/// they come from, rows lie so far apart that those of a chunk fall on a few sets of the cache.
+void pack(const ScoresTask& t) {
+  for (std::int64_t i = 0; i < t.tokens; ++i)
+    __builtin_memcpy(t.packed + i * t.state_size, t.C + i * t.C_stride,
+                     static_cast<unsigned long>(t.state_size) * sizeof(float));
+  float* const tiles = t.packed + t.tokens * t.state_size;
+  for_row_tiles(t.state_size, [&]<int M>(std::int64_t n) {
+    for (std::int64_t i = 0; i < t.tokens; ++i)
+      for (int m = 0; m < M; ++m) tiles[n * t.tokens + i * M + m] = t.B[i * t.B_stride + n + m];
+  });
 }
 
 /// C B^T, tile by tile up to the diagonal.
 void ssd_scores(const ScoresTask& t) {
+  pack(t);
   for (std::int64_t i = 0; i < t.tokens; ++i)
     for (std::int64_t j = 0; j < t.scores_stride; ++j) t.scores[i * t.scores_stride + j] = 0.0F;
   for (std::int64_t i = 0; i < t.tokens; i += tile_rows) {

@@ -55,8 +55,15 @@ MAMBA2_INLINE Floats load(const float* from) {
 MAMBA2_INLINE void store(float* to, Floats value) {
   store_unaligned(to, value);
 }
+/// Not Floats{} + value: turning -0 into 0, that is an addition.
 MAMBA2_INLINE Floats broadcast(float value) {
-  return Floats{} + value;
+#if defined(__AVX512F__)
+  return _mm512_set1_ps(value);
+#elif defined(__AVX2__)
+  return _mm256_set1_ps(value);
+#else
+  return Floats{value, value, value, value};
+#endif
 }
 
 /// The first `count` lanes (fewer than there are), 0 in the others.
@@ -89,12 +96,29 @@ MAMBA2_INLINE Floats fma(Floats a, Floats b, Floats c) {
 MAMBA2_INLINE Floats select(Ints mask, Floats yes, Floats no) {
   return (Floats)((mask & (Ints)yes) | (~mask & (Ints)no));
 }
+/// a < b ? a : b, so a NaN in either is lost to b: write minimum(bound, x) to keep x's.
 MAMBA2_INLINE Floats minimum(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#elif defined(__SSE2__)
+  return _mm_min_ps(a, b);
+#else
   return select(a < b, a, b);
+#endif
 }
-/// A NaN in either is lost to b: write maximum(bound, x) to keep x's.
+/// a > b ? a : b, as minimum.
 MAMBA2_INLINE Floats maximum(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#elif defined(__SSE2__)
+  return _mm_max_ps(a, b);
+#else
   return select(a > b, a, b);
+#endif
 }
 
 // Folding a register to four lanes, in one order everywhere.
