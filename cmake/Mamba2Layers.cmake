@@ -1,5 +1,8 @@
 # libmamba2 is the sum of its layers, an object library each. tools/check_layers.py holds the includes to the order.
 
+# Bottom to top; mamba2/ and tests/ hold a folder for each, as far as it is there.
+set(MAMBA2_LAYERS base tensor tokenizer ops checkpoint hub reference cpu cuda model generate pipeline devices app)
+
 # mamba2_layer(NAME SOURCES a.cpp ... [HEADERS a.h ...] [LIBRARIES lib ...])
 # HEADERS are the public ones, which are installed; without it all that lie beside the sources are.
 function(mamba2_layer NAME)

@@ -44,6 +44,9 @@ void check_attention(Mamba2Config& config, std::string_view source) {
   require(config.rope.rotary_dim <= config.attention_head_dim && config.rope.rotary_dim % 2 == 0,
           "{}: the rotary dimension is {}, expected an even number up to the attention head's {}", source,
           config.rope.rotary_dim, config.attention_head_dim);
+  require(config.rope.scaling != RopeScaling::dynamic || config.rope.rotary_dim != 2,
+          "{}: the rotary dimension is 2, expected 4 or more for dynamic scaling, whose exponent is dim / (dim - 2)",
+          source);
 }
 
 /// Sizes beyond any model: products of them must fit 64 bits with room to spare, whatever the file says.

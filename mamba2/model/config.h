@@ -33,6 +33,9 @@ enum class GatedNorm : std::uint8_t { grouped, ungrouped };
 /// What the labels of a classification are.
 enum class ProblemType : std::uint8_t { single_label_classification, multi_label_classification, regression };
 
+/// The fork's mixer has it fixed.
+inline constexpr double fork_gated_norm_epsilon = 1e-5;
+
 /// Every dialect's config as one.  Names are Hugging Face's; sizes count elements.
 struct Mamba2Config {
   Dialect dialect = Dialect::huggingface;

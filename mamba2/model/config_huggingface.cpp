@@ -57,7 +57,6 @@ void read_gated_norm(Mamba2Config& config, ConfigFields& fields) {
   require(form == "grouped" || form == "ungrouped", "{}: gated_norm is '{}', expected grouped or ungrouped",
           fields.where(), printable(form));
   config.gated_norm = form == "grouped" ? GatedNorm::grouped : GatedNorm::ungrouped;
-  config.gated_norm_epsilon = config.layer_norm_epsilon;
 }
 
 /// The head count follows from the widths where it is absent.
@@ -144,6 +143,7 @@ Mamba2Config read_huggingface_config(ConfigFields& fields) {
   config.conv_kernel = fields.size("conv_kernel", 4, 1, longest_kernel);
   config.use_bias = fields.flag("use_bias", false);
   read_shared_fields(config, fields);
+  config.gated_norm_epsilon = config.layer_norm_epsilon;
   config.tie_word_embeddings = fields.flag("tie_word_embeddings", false);
   read_tokens_and_dtype(config, fields, {.bos = 0, .eos = 2, .pad = 1});
   return config;
@@ -163,6 +163,8 @@ Mamba2Config read_fork_config(ConfigFields& fields) {
   config.conv_kernel = fields.size("mamba2_conv_kernel", 4, 1, longest_kernel);
   config.use_bias = fields.flag("use_mamba2_bias", false);
   read_shared_fields(config, fields);
+  // the fork's mixer takes 1e-5 whatever layer_norm_epsilon is; the field is ours, for models from elsewhere
+  config.gated_norm_epsilon = fields.positive("gated_norm_epsilon", fork_gated_norm_epsilon);
   config.tie_word_embeddings = fields.flag("tie_embedding_weights", fields.flag("tie_word_embeddings", true));
   config.mlp_intermediate_size = fields.size("mlp_intermediate_size", 0, 0);
   config.mlp_padding_size = fields.size("mlp_padding_size", 128);

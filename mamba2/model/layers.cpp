@@ -2,16 +2,10 @@
 
 #include <cmath>
 
+#include "mamba2/tensor/columns.h"
+
 namespace mamba2 {
 namespace {
-
-/// (tokens, heads * head_dim) seen as (tokens, heads, head_dim).
-Tensor as_heads(const Tensor& x, std::int64_t heads, std::int64_t head_dim) {
-  Tensor view = x;
-  view.shape = Shape{x.size(0), heads, head_dim};
-  view.strides = {x.stride(0), head_dim, 1};
-  return view;
-}
 
 /// Figure 6 of Dao and Gu 2024: project, convolve, scan, norm, project back onto the residual stream.
 void forward_mixer(std::int64_t layer, const MixerWeights& w, const Mamba2Config& c, const Activations& a,
@@ -64,9 +58,10 @@ void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const A
   }
   const std::int64_t q_width = c.num_attention_heads * c.attention_head_dim;
   const std::int64_t kv_width = c.num_key_value_heads * c.attention_head_dim;
-  const Tensor q = as_heads(qkv.slice(1, 0, q_width), c.num_attention_heads, c.attention_head_dim);
-  const Tensor k = as_heads(qkv.slice(1, q_width, kv_width), c.num_key_value_heads, c.attention_head_dim);
-  const Tensor v = as_heads(qkv.slice(1, q_width + kv_width, kv_width), c.num_key_value_heads, c.attention_head_dim);
+  const Tensor q = split_columns(qkv.slice(1, 0, q_width), c.num_attention_heads, c.attention_head_dim);
+  const Tensor k = split_columns(qkv.slice(1, q_width, kv_width), c.num_key_value_heads, c.attention_head_dim);
+  const Tensor v =
+      split_columns(qkv.slice(1, q_width + kv_width, kv_width), c.num_key_value_heads, c.attention_head_dim);
   if (c.rope.rotary_dim > 0) {
     backend.run(Rope{.x = q, .batch = batch, .parameters = c.rope});
     backend.run(Rope{.x = k, .batch = batch, .parameters = c.rope});
@@ -80,7 +75,7 @@ void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const A
                         .batch = batch,
                         .k_cache = state.k_cache,
                         .v_cache = state.v_cache,
-                        .out = as_heads(rows(a.attended), c.num_attention_heads, c.attention_head_dim)});
+                        .out = split_columns(rows(a.attended), c.num_attention_heads, c.attention_head_dim)});
   backend.run(
       Linear{.x = rows(a.attended), .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden});
 }

@@ -118,6 +118,7 @@ Json fork_json(const Mamba2Config& c, const std::string& dtype_name) {
     json["rope_scaling"] = {{"type", c.rope.scaling == RopeScaling::linear ? "linear" : "dynamic"},
                             {"factor", c.rope.factor}};
   json["max_position_embeddings"] = c.rope.max_position_embeddings;
+  if (c.gated_norm_epsilon != fork_gated_norm_epsilon) json["gated_norm_epsilon"] = c.gated_norm_epsilon;
   json["tie_embedding_weights"] = c.tie_word_embeddings;
   json["tie_word_embeddings"] = c.tie_word_embeddings;
   return json;
@@ -211,7 +212,9 @@ Dialect dialect_to_save(const Mamba2Config& c) {
   const bool only_state_spaces = c.mixer_mlp_size > 0 || c.D_has_head_dim || !c.gated_norm_weight ||
                                  c.gate_order == GateOrder::norm_first || c.attention_scale > 0;
   if (only_state_spaces) return Dialect::state_spaces;
-  return c.has_attention() || c.has_mlp() || is_classifier(c) ? Dialect::fork : Dialect::huggingface;
+  const bool only_fork =
+      c.has_attention() || c.has_mlp() || is_classifier(c) || c.gated_norm_epsilon != c.layer_norm_epsilon;
+  return only_fork ? Dialect::fork : Dialect::huggingface;
 }
 
 Json config_to_json(const Mamba2Config& config, Dialect dialect, const std::string& dtype_name) {

@@ -11,7 +11,8 @@
 namespace mamba2 {
 
 /// The dialect in which a model with this config is saved: merged Hugging Face where it can hold the model, the fork's
-/// where attention layers, MLP layers or a classification head need it, else state-spaces'.
+/// where attention layers, MLP layers, a classification head or a gated norm with an epsilon of its own need it, else
+/// state-spaces'.
 Dialect dialect_to_save(const Mamba2Config& config);
 
 /// config.json in that dialect; dtype_name is written as torch_dtype.  Throws Error naming what the dialect can't say.

@@ -5,6 +5,7 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/ops/check.h"
+#include "mamba2/tensor/columns.h"
 
 namespace mamba2 {
 
@@ -94,18 +95,6 @@ void Backend::run(const CrossEntropy& op) {
   check(op, *this);
   compute(op);
 }
-
-namespace {
-
-/// (tokens, a * b) seen as (tokens, a, b).
-Tensor split_columns(const Tensor& x, std::int64_t a, std::int64_t b) {
-  Tensor view = x;
-  view.shape = Shape{x.size(0), a, b};
-  view.strides = {x.stride(0), b, 1};
-  return view;
-}
-
-}  // namespace
 
 void Backend::compute(const Mixer& op) {
   const std::int64_t num_heads = op.ssm_state.size(1), head_dim = op.ssm_state.size(2),

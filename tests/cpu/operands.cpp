@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "mamba2/reference/reference_backend.h"
+#include "mamba2/tensor/columns.h"
 
 namespace mamba2::test {
 namespace {
@@ -61,10 +62,7 @@ Tensor Operands::rows_in_bf16(std::int64_t rows, std::int64_t width) {
 }
 
 Tensor Operands::heads(std::int64_t rows, std::int64_t a, std::int64_t b) {
-  Tensor view = this->rows(rows, a * b);
-  view.shape = Shape{rows, a, b};
-  view.strides = {view.strides[0], b, 1};
-  return view;
+  return split_columns(this->rows(rows, a * b), a, b);
 }
 
 Tensor Operands::unwritten(std::int64_t rows, std::int64_t width) {
@@ -73,10 +71,7 @@ Tensor Operands::unwritten(std::int64_t rows, std::int64_t width) {
 }
 
 Tensor Operands::unwritten_heads(std::int64_t rows, std::int64_t a, std::int64_t b) {
-  Tensor view = unwritten(rows, a * b);
-  view.shape = Shape{rows, a, b};
-  view.strides = {view.strides[0], b, 1};
-  return view;
+  return split_columns(unwritten(rows, a * b), a, b);
 }
 
 Tensor Operands::in_dtype(const Tensor& tensor, DType dtype) {

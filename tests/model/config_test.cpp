@@ -126,6 +126,12 @@ TEST(NormBeforeGate, CountsInMambaSsmsDialectAlone) {
   EXPECT_EQ(config_of(state_spaces, R"({"ssm_cfg.norm_before_gate": true})").gate_order, GateOrder::norm_first);
 }
 
+TEST(GatedNormEpsilon, FollowsLayerNormEpsilonInTransformersAndIsFixedInTheFork) {
+  EXPECT_EQ(config_of(huggingface, R"({"layer_norm_epsilon": 0.003})").gated_norm_epsilon, 0.003);
+  EXPECT_EQ(config_of(fork, R"({"layer_norm_epsilon": 0.003})").gated_norm_epsilon, 1e-5);
+  EXPECT_EQ(config_of(fork, R"({"layer_norm_epsilon": 0.003})").layer_norm_epsilon, 0.003);
+}
+
 /// A change that makes a config wrong, and what the error must say.
 struct Wrong {
   const char* base;
@@ -208,6 +214,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Wrong{fork, R"({"num_key_value_heads": 3})", "num_key_value_heads is 3, expected a divisor"},
                       Wrong{fork, R"({"rope_emb_dim": 14})", "the rotary dimension is 14"},
                       Wrong{fork, R"({"rope_emb_dim": 3})", "the rotary dimension is 3"},
+                      Wrong{fork, R"({"rope_emb_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 2}})",
+                            "the rotary dimension is 2, expected 4 or more"},
                       Wrong{fork, R"({"attention_layers_idx": [3]})", "the attention layers hold 3"},
                       Wrong{fork, R"({"attention_layers_idx": [-1]})", "the attention layers hold -1"},
                       Wrong{state_spaces, R"({"ssm_cfg.d_ssm": 65})", "ssm_cfg: d_ssm is 65, expected at most"},

@@ -1,3 +1,5 @@
+#include "mamba2/model/save.h"
+
 #include <gmock/gmock.h>
 
 #include <algorithm>
@@ -104,6 +106,24 @@ TEST_F(Save, KeepsTheConfigsFields) {
   EXPECT_EQ(after.layer_norm_epsilon, 0.003);
   EXPECT_EQ(after.gated_norm, GatedNorm::ungrouped);
   EXPECT_FALSE(after.tie_word_embeddings);
+}
+
+TEST_F(Save, KeepsTheEpsilonOfTheGatedNormWhereItIsAnother) {
+  EditedCheckpoint plain("hf-basic");
+  plain.set(R"({"layer_norm_epsilon": 0.003})");
+  plain.write(path("plain"));
+  test::open_lm(path("plain"), "reference").save_pretrained(path("plain_saved"));
+  EXPECT_EQ(locate_model(path("plain_saved")).read_config().gated_norm_epsilon, 0.003);
+
+  EditedCheckpoint fork("fork-hybrid");
+  fork.set(R"({"layer_norm_epsilon": 0.003, "gated_norm_epsilon": 0.002})");
+  fork.write(path("fork"));
+  test::open_lm(path("fork"), "reference").save_pretrained(path("fork_saved"));
+  EXPECT_EQ(locate_model(path("fork_saved")).read_config().gated_norm_epsilon, 0.002);
+
+  Mamba2Config config = locate_model(path("plain")).read_config();
+  config.gated_norm_epsilon = 1e-5;
+  EXPECT_EQ(dialect_to_save(config), Dialect::fork);
 }
 
 TEST_F(Save, LeavesOutATiedHeadAndKeepsOneThatDiffers) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "mamba2/base/error.h"
+#include "mamba2/tensor/columns.h"
 
 namespace mamba2 {
 namespace {
@@ -35,6 +36,17 @@ TEST(Tensor, SlicesAndIndexesAreViews) {
   EXPECT_THROW(whole.slice(1, 2, 2), Error);
   EXPECT_THROW(columns.reshape({12}), Error);
   EXPECT_EQ(whole.reshape({6, 4})[5].as<float>()[0], 20.0F);
+}
+
+TEST(Tensor, ColumnsAreSplitWhateverLiesBetweenTheRows) {
+  std::vector<float> values(20);
+  std::iota(values.begin(), values.end(), 0.0F);
+  const Tensor columns = Tensor(values.data(), DType::f32, {2, 10}).slice(1, 3, 6);
+  const Tensor split = split_columns(columns, 3, 2);
+  EXPECT_EQ(split.shape, (Shape{2, 3, 2}));
+  EXPECT_EQ(split[1][2].as<float>()[1], 18.0F);
+  EXPECT_THROW(split_columns(columns, 2, 2), Error);
+  EXPECT_THROW(split_columns(split, 3, 2), Error);
 }
 
 TEST(Convert, CopiesStridedViewsAndRoundsOnce) {
