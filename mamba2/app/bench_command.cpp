@@ -212,7 +212,15 @@ void BenchCommand::run() {
 void add_bench(CLI::App& app) {
   auto state = std::make_shared<BenchCommand>();
   CLI::App* command = app.add_subcommand("bench", "Time prefill and decode beside the machine's own limits");
-  command->add_option("--shape", state->shape, "Random weights of a published size instead of a model");
+  command->add_option("--shape", state->shape, "Random weights of a published size instead of a model")
+      ->check([](const std::string& shape) -> std::string {
+        try {
+          config_of_shape(shape);
+          return "";
+        } catch (const Error& e) {
+          return e.what();
+        }
+      });
   command->add_option("--prompt", state->prompts, "Tokens to prefill")->delimiter(',')->check(CLI::Range(1, 1 << 24));
   command->add_option("--batch", state->batches, "Sequences side by side")->delimiter(',')->check(CLI::Range(1, 4096));
   command->add_option("--generate", state->generate, "Tokens to decode")->check(CLI::Range(0, 1 << 24));

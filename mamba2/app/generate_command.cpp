@@ -74,7 +74,11 @@ void GenerateCommand::read_prompts(const Tokenizer* tokenizer, std::int64_t voca
 void GenerateCommand::check_fields() const {
   Json sampled = fields;
   if (!sampled.contains("do_sample")) sampled["do_sample"] = true;  // generation_config.json may say so
-  GenerationConfig::from_json(sampled, "command line");
+  try {
+    GenerationConfig::from_json(sampled, "command line");
+  } catch (const Error& e) {
+    throw CLI::ValidationError(e.what());  // wrong usage
+  }
 }
 
 GenerationConfig GenerateCommand::make_config(const Mamba2ForCausalLM& model, const Tokenizer* tokenizer) const {

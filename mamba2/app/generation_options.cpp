@@ -97,7 +97,8 @@ void add_lists(CLI::App& command, Json& fields) {
       ->group("Length");
   command
       .add_option_function<std::vector<std::string>>(
-          "--stop", [&fields](const std::vector<std::string>& strings) { fields["stop_strings"] = strings; },
+          "--stop,--stop-strings",
+          [&fields](const std::vector<std::string>& strings) { fields["stop_strings"] = strings; },
           "End when this text was generated; may be given several times")
       ->allow_extra_args(false)
       ->group("Length");

@@ -13,6 +13,7 @@
 #include "mamba2/base/error.h"
 #include "mamba2/base/file.h"
 #include "mamba2/base/log.h"
+#include "mamba2/tensor/quantized.h"
 
 namespace mamba2::app {
 
@@ -28,6 +29,17 @@ std::string ModelOptions::default_model() {
        installed_data_directory, source_directory);
 }
 
+namespace {
+
+/// What CLI11 asks of a check: what is wrong, empty where nothing is.
+std::string check_dtype(const std::string& text) {
+  const std::optional<DType> dtype = parse_dtype(text);
+  if (text == "auto" || (dtype && (is_floating(*dtype) || can_quantize(*dtype)))) return "";
+  return "'" + printable(text, 40) + "' is no dtype that weights are held as";
+}
+
+}  // namespace
+
 void add_model_options(CLI::App& command, ModelOptions& options) {
   LoadOptions& load = options.load;
   command.option_defaults()->group("Model");
@@ -39,8 +51,10 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command
       .add_option("--dtype", load.dtype,
                   "What the weights are held as: auto (as stored), f32, bf16, f16, q8_0, q4_0, q4_k, q6_k")
+      ->check(check_dtype)
       ->capture_default_str();
-  command.add_option("--state-dtype", load.state_dtype, "What the state is held as: f32, bf16, bf16-stochastic")
+  command.add_option("--state-dtype", load.state_dtype, "What the state is held as")
+      ->check(CLI::IsMember({"f32", "bf16", "bf16-stochastic"}))
       ->capture_default_str();
   command.add_option("--gated-norm", load.gated_norm, "The norm before out_proj when there are several groups")
       ->check(CLI::IsMember({"auto", "grouped", "ungrouped"}))

@@ -141,7 +141,7 @@ TEST(Convert, NamesATargetThatIsNoFolder) {
 
 TEST(Convert, NamesADtypeItCantWrite) {
   const TemporaryFolder folder;
-  expect_error(mamba2_command({"convert", golden("hf-basic"), folder / "out", "--dtype", "f8"}), 1, {"f8"});
+  expect_error(mamba2_command({"convert", golden("hf-basic"), folder / "out", "--dtype", "f8"}), 2, {"f8"});
 }
 
 TEST(Convert, NamesATargetThatCantBeWritten) {
