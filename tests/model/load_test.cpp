@@ -103,7 +103,8 @@ TEST_F(Load, NamesATensorOfAnotherShapeAndBothShapes) {
 
 TEST_F(Load, RefusesIntegersForWeights) {
   tied_.zero("backbone.norm_f.weight", DType::i32, {32});
-  EXPECT_THAT(error(tied_), HasSubstr("tensor 'backbone.norm_f.weight' is i32, expected a floating-point or quantised dtype"));
+  EXPECT_THAT(error(tied_),
+              HasSubstr("tensor 'backbone.norm_f.weight' is i32, expected a floating-point or quantised dtype"));
 }
 
 TEST_F(Load, RefusesAClassifierWithoutAHead) {
