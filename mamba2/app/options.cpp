@@ -35,7 +35,7 @@ namespace {
 std::string check_dtype(const std::string& text) {
   const std::optional<DType> dtype = parse_dtype(text);
   if (text == "auto" || (dtype && (is_floating(*dtype) || can_quantize(*dtype)))) return "";
-  return "'" + printable(text, 40) + "' is no dtype that weights are held as";
+  return fmt::format("dtype is '{}', expected auto, f32, bf16, f16, q8_0, q4_0, q4_k or q6_k", printable(text, 40));
 }
 
 }  // namespace

@@ -63,8 +63,9 @@ class TensorSource {
 };
 
 /// Opens a folder or a file: safetensors (one file; shards by model.safetensors.index.json), PyTorch's
-/// pytorch_model.bin (zip and pickle, read as data; shards by pytorch_model.bin.index.json), GGUF or an index file itself.  A
-/// file's container is told by its content.  Reads metadata only.  Throws Error that names the file and what is wrong.
+/// pytorch_model.bin (zip and pickle, read as data; shards by pytorch_model.bin.index.json), GGUF or an index file
+/// itself.  A file's container is told by its content.  Reads metadata only.  Throws Error that names the file and what
+/// is wrong.
 std::unique_ptr<TensorSource> open_tensors(const std::string& path);
 
 /// Contiguous copies of tensors that can't be used where they lie, made once each and kept.

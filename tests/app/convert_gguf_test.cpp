@@ -135,7 +135,7 @@ TEST(ConvertToGguf, LeavesAFileThatIsThereAsItWasWhereItFails) {
 TEST(ConvertToGguf, NamesWhatIsWrong) {
   const TemporaryFolder folder;
   expect_error(to_gguf(classics_5m(), folder.path()), 1, {folder.path(), "is a folder"});
-  expect_error(to_gguf(classics_5m(), folder / "m.gguf", "q5_0"), 1, {"dtype is 'q5_0'", "q4_k"});
+  expect_error(to_gguf(classics_5m(), folder / "m.gguf", "q5_0"), 2, {"dtype is 'q5_0'", "q4_k"});
   expect_error(mamba2_command({"convert", classics_5m(), folder / "out", "--dtype", "q8_0"}), 1, {"--format gguf"});
   ASSERT_EQ(to_gguf(classics_5m(), folder / "m.gguf").exit_code, 0);
   expect_error(to_gguf(folder / "m.gguf", folder / "m.gguf", "q8_0"), 1, {"is the model that is to be converted"});
