@@ -31,7 +31,9 @@ void expect_refused(const std::string& model, const std::vector<std::string>& te
   std::int64_t size = 0;
   for (const auto& entry : std::filesystem::directory_iterator(model))
     if (entry.is_regular_file()) size += static_cast<std::int64_t>(entry.file_size());
-  if (counts_memory) EXPECT_LE(result.peak_bytes, memory_at_rest() + size + allowed_memory);
+  if (counts_memory) {
+    EXPECT_LE(result.peak_bytes, memory_at_rest() + size + allowed_memory);
+  }
 }
 
 /// No crash, and an error in one line where there is one.
