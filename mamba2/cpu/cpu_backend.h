@@ -15,8 +15,8 @@ namespace cpu {
 enum class ScanForm : std::uint8_t { chunked, sequential };
 
 /// When weights in bf16 are multiplied as bf16, that is x rounded to bf16 too and the products summed in f32, where the
-/// instruction set can: for so many rows that arithmetic, not reading the weights, takes the time; or always, which
-/// gives a row equal bits in a batch of any size.
+/// instruction set can: for matrices so large and so many rows that arithmetic takes the time; or always, which gives a
+/// row equal bits in a batch of any size.
 enum class Bf16Products : std::uint8_t { where_faster, always };
 
 }  // namespace cpu

@@ -9,6 +9,8 @@ namespace {
 
 // Fewer rows cost what reading the weights costs in either form, and the widened one is the more exact.
 constexpr std::int64_t rounded_from_rows = 5;
+// Smaller matrices (2 MiB, what an L2 cache holds) take little time in either form: small models keep f32's digits.
+constexpr std::int64_t rounded_from_elements = std::int64_t{1} << 20;
 
 // Elements of the weight that a block reads at least, so that handing it out costs nothing beside.
 constexpr std::int64_t least_elements = 32 * 1024;
@@ -35,7 +37,8 @@ std::int64_t rows_in_block(std::int64_t rows, std::int64_t row_bytes, std::int64
 LinearPlan linear_plan(std::int64_t rows, std::int64_t n, std::int64_t k, WeightType type,
                        const LinearMachine& machine) {
   const bool can_round = machine.isa >= Isa::avx512_bf16 && type == WeightType::bf16;
-  const bool round = can_round && (machine.bf16_products == Bf16Products::always || rows >= rounded_from_rows);
+  const bool faster = rows >= rounded_from_rows && n * k >= rounded_from_elements;
+  const bool round = can_round && (machine.bf16_products == Bf16Products::always || faster);
   const std::int64_t columns = std::max<std::int64_t>(k, 1);
   const std::int64_t row_bytes =
       round ? 2 * rounded_columns(k) : 4 * std::min<std::int64_t>(columns, most_columns_in_a_block);

@@ -27,6 +27,14 @@ TEST(LinearPlan, NeverRoundsXForWeightsThatAreNotBf16) {
       EXPECT_EQ(form(512, type, Isa::amx, products), LinearForm::widened);
 }
 
+TEST(LinearPlan, KeepsSmallMatricesInF32UnlessAllAreToBeRounded) {
+  const auto form_of_small = [](Bf16Products products) {
+    return linear_plan(512, 1000, 1000, WeightType::bf16, {Isa::amx, 2, 1 << 20, products}).form;
+  };
+  EXPECT_EQ(form_of_small(Bf16Products::where_faster), LinearForm::widened);
+  EXPECT_EQ(form_of_small(Bf16Products::always), LinearForm::rounded);
+}
+
 TEST(LinearPlan, HasOneFormForAnyNumberOfRowsWhereAsked) {
   for (const Isa isa : {Isa::avx2, Isa::avx512_bf16, Isa::amx})
     EXPECT_EQ(form(1, WeightType::bf16, isa, Bf16Products::always),

@@ -150,7 +150,7 @@ TEST_F(Load, RefusesOptionsThatAreNone) {
   EXPECT_THAT(test::error_of([&] { test::open_model(folder, "reference", {.dtype = "i8"}); }),
               HasSubstr("dtype is 'i8', expected auto, f32, bf16, f16, q8_0, q4_0, q4_k or q6_k"));
   EXPECT_THAT(test::error_of([&] { test::open_model(folder, "reference", {.state_dtype = "f16"}); }),
-              HasSubstr("state dtype is 'f16', expected f32 or bf16"));
+              HasSubstr("state dtype is 'f16', expected f32, bf16 or bf16-stochastic"));
   EXPECT_THAT(test::error_of([&] { test::open_model(folder, "reference", {.gated_norm = "half"}); }),
               HasSubstr("gated norm is 'half'"));
 }
