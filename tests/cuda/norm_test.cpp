@@ -96,6 +96,7 @@ TEST(GatedRmsNorm, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
     norm.groups = groups;
     norm.norm_before_gate = first;
     norm.dtype = dtype;
+    norm.y_dtype = dtype;
     norm.y = {y_device.data(), width};
     if (gated) norm.z = {z_device.data(), width};
     norm.weight = weight_device.floats();
