@@ -1,5 +1,3 @@
-#include <sched.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -12,6 +10,7 @@
 #include "mamba2/app/options.h"
 #include "mamba2/app/random_model.h"
 #include "mamba2/base/error.h"
+#include "mamba2/base/parallel.h"
 #include "mamba2/cpu/isa.h"
 #include "mamba2/cuda/cuda_backend.h"
 #include "mamba2/generate/sampler.h"
@@ -35,12 +34,6 @@ struct BenchCommand {
 
 /// Tokens that a sequence has before decoding is timed.
 constexpr std::int64_t tokens_before_decode = 16;
-
-int threads_used(int asked) {
-  if (asked > 0) return asked;
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-}
 
 /// Feeds sequences and takes the time.
 class Stopwatch {
@@ -188,7 +181,7 @@ std::vector<BenchRun> BenchCommand::planned_runs() const {
 void BenchCommand::run() {
   catch_interrupts();
   Mamba2ForCausalLM model = open_model();
-  const int threads = threads_used(options.load.threads);
+  const int threads = options.load.threads > 0 ? options.load.threads : available_processors();
   const std::vector<BenchRun> runs = planned_runs();
   const Measured measured = measure(model, runs, threads, repeat);
 

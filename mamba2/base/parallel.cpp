@@ -6,23 +6,23 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace mamba2 {
-namespace {
 
-int processors() {
+int available_processors() {
   cpu_set_t set;
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(CPU_COUNT(&set), 1);
+  return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
 }
-
-}  // namespace
 
 void for_pieces(std::int64_t count, int threads, const std::function<void(std::int64_t, std::int64_t)>& work) {
   if (count <= 0) return;
   constexpr std::int64_t pieces_a_thread = 8;  // so that a thread that is held up leaves its share to the others
-  const std::int64_t workers = std::min<std::int64_t>(threads > 0 ? threads : processors(), count);
+  const std::int64_t workers = std::min<std::int64_t>(threads > 0 ? threads : available_processors(), count);
   const std::int64_t step = std::max<std::int64_t>(1, count / (workers * pieces_a_thread));
   std::atomic<std::int64_t> next{0};
   std::exception_ptr error;

@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "mamba2/base/error.h"
+#include "mamba2/base/parallel.h"
 
 namespace mamba2::cpu {
 namespace {
@@ -53,13 +54,6 @@ void bind_to_processor(int index) {
 }
 
 }  // namespace
-
-int available_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(CPU_COUNT(&set), 1);
-  return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
-}
 
 ThreadPool::ThreadPool(int threads) {
   require(threads >= 0 && threads <= most_threads, "threads is {}, expected 0 to {}", threads, most_threads);

@@ -8,9 +8,6 @@
 
 namespace mamba2::cpu {
 
-/// Processors that this process may run on.
-int available_processors();
-
 /// Persistent threads that share the pieces of one loop at a time.  Each thread has a share of the pieces, the same
 /// part of equal loops, and takes from the others' when its own is done; a piece is waited for only once somebody took
 /// it: a worker that the operating system does not run holds nobody up.  Workers spin a while for the next loop, then
