@@ -31,7 +31,16 @@ void bench_product(const std::string& what, int rows, int inputs, int outputs) {
   product.weight = {weight.data(), inputs};
   product.weight_dtype = DType::bf16;
   product.out = {out.data(), outputs};
-  const double milliseconds = median_milliseconds([&](cudaStream_t stream) { linear_few_rows(product, stream); });
+  const DeviceArray rounded =
+      random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs), DType::bf16, random);
+  if (rows > few_rows_limit) {
+    product.x = {rounded.data(), inputs};
+    product.x_dtype = DType::bf16;
+  }
+  const double milliseconds = median_milliseconds([&](cudaStream_t stream) {
+    if (linear_streamed_takes(product)) return linear_streamed(product, stream);
+    linear_few_rows(product, stream);
+  });
   report(fmt::format("linear {} {} x {} x {}", what, rows, inputs, outputs), milliseconds,
          2.0 * static_cast<double>(outputs) * inputs + 4.0 * static_cast<double>(rows) * (inputs + outputs));
 }
@@ -41,16 +50,17 @@ void bench_step(const Model& model, int sequences, DType state_dtype, bool by_ch
   const int inner = model.num_heads * head_dim, conv_dim = inner + 2 * model.n_groups * state_size;
   const int stride = (inner + conv_dim + model.num_heads + 7) / 8 * 8;
   const auto count = static_cast<std::size_t>(sequences);
-  const DeviceArray row = random_elements(count * static_cast<std::size_t>(stride), DType::bf16, random);
+  const DeviceArray row = random_elements(count * static_cast<std::size_t>(stride), DType::f32, random);
   const DeviceArray weight(normal_values(static_cast<std::size_t>(conv_dim) * 4, random), DType::f32);
   const DeviceArray bias(normal_values(static_cast<std::size_t>(conv_dim), random), DType::f32);
   const DeviceArray heads(normal_values(static_cast<std::size_t>(model.num_heads), random, 0.1), DType::f32);
   const DeviceArray A_log(std::vector<double>(static_cast<std::size_t>(model.num_heads), 0.0), DType::f32);
   const std::size_t states = count * static_cast<std::size_t>(inner) * state_size;
   const DeviceArray ssm_state = random_elements(states, state_dtype, random);
-  const DeviceArray conv_state = random_elements(count * static_cast<std::size_t>(conv_dim) * 3, DType::bf16, random);
-  const DeviceArray out(count * static_cast<std::size_t>(inner) * 2), arrivals(std::vector<std::int32_t>(count, 0));
-  const DeviceArray seed(std::vector<std::int32_t>{1, 2, 3, 4});
+  const DeviceArray conv_state = random_elements(count * static_cast<std::size_t>(conv_dim) * 3, DType::f32, random);
+  const DeviceArray out(count * static_cast<std::size_t>(inner) * 4), arrivals(std::vector<std::int32_t>(count, 0));
+  const DeviceArray positions(std::vector<std::int32_t>(count, 7)),
+      convolved(count * static_cast<std::size_t>(conv_dim) * 4);
   MixerStep step;
   step.shape = {model.num_heads, head_dim, model.n_groups, state_size};
   step.zxBCdt = {row.data(), stride};
@@ -61,18 +71,17 @@ void bench_step(const Model& model, int sequences, DType state_dtype, bool by_ch
   step.A_log = A_log.floats();
   step.D = heads.floats();
   step.sequences = sequences;
-  step.conv_state = conv_state.data();
+  step.conv_state = static_cast<float*>(conv_state.data());
   step.ssm_state = ssm_state.data();
   step.state_dtype = state_dtype;
-  if (by_chance) {
-    const auto* words = static_cast<const std::uint64_t*>(seed.data());
-    step.rounding = {words, words + 1};
-  }
+  if (by_chance) step.rounding = {.positions = positions.ints(), .layer = 3};
+  if (static_cast<std::int64_t>(states * element_size(state_dtype)) >= separate_convolution_bytes)
+    step.convolved = static_cast<float*>(convolved.data());
   step.out = {out.data(), inner};
   step.arrivals = static_cast<unsigned*>(arrivals.data());
   const double milliseconds = median_milliseconds([&](cudaStream_t stream) { mixer_step(step, stream); });
   const double bytes = 2.0 * static_cast<double>(states * element_size(state_dtype)) +
-                       static_cast<double>(count) * (2.0 * (stride + inner) + 12.0 * conv_dim) + 20.0 * conv_dim;
+                       static_cast<double>(count) * (4.0 * (stride + inner) + 24.0 * conv_dim) + 20.0 * conv_dim;
   report(fmt::format("mixer_step {} batch {} state {}{}", model.name, sequences, name(state_dtype),
                      by_chance ? " by chance" : ""),
          milliseconds, bytes);
@@ -81,12 +90,13 @@ void bench_step(const Model& model, int sequences, DType state_dtype, bool by_ch
 }  // namespace
 
 void bench_decode() {
-  for (const int rows : {1, 4, 8, 16}) {
+  for (const int rows : {1, 8, 16, 32}) {
     bench_product("2.7b in_proj", rows, 2560, 10576);
     bench_product("2.7b out_proj", rows, 5120, 2560);
+    bench_product("2.7b lm_head", rows, 2560, 50288);
+    bench_product("130m in_proj", rows, 768, 3352);
+    bench_product("130m out_proj", rows, 1536, 768);
   }
-  bench_product("2.7b lm_head", 1, 2560, 50288);
-  bench_product("130m in_proj", 1, 768, 3352);
   bench_product("codestral in_proj", 1, 4096, 18560);
   for (const Model& model : models)
     for (const int sequences : {1, 8, 64, 256}) bench_step(model, sequences, DType::f32, false);

@@ -13,6 +13,7 @@
 #include "mamba2/base/parallel.h"
 #include "mamba2/cpu/isa.h"
 #include "mamba2/cuda/cuda_backend.h"
+#include "mamba2/generate/device_choice.h"
 #include "mamba2/generate/sampler.h"
 
 namespace mamba2::app {
@@ -64,24 +65,52 @@ class Stopwatch {
 
   /// Greedily, since a step ends with its token.
   double decode(std::int64_t steps, std::int64_t batch) {
-    const auto vocab_size = static_cast<std::size_t>(model_.config().vocab_size);
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(batch), 1);
+    ids_.assign(static_cast<std::size_t>(batch), 1);
     inputs_.clear();
-    for (std::size_t b = 0; b < ids.size(); ++b)
-      inputs_.push_back({.input_ids = std::span(ids).subspan(b, 1), .slot = static_cast<std::int64_t>(b)});
+    for (std::size_t b = 0; b < ids_.size(); ++b)
+      inputs_.push_back({.input_ids = std::span(ids_).subspan(b, 1), .slot = static_cast<std::int64_t>(b)});
     const auto start = Clock::now();
+    if (model_.model().backend().chooses_tokens())
+      decode_on_device(steps);
+    else
+      decode_on_host(steps);
+    return since(start);
+  }
+
+  void decode_on_host(std::int64_t steps) {
+    const auto vocab_size = static_cast<std::size_t>(model_.config().vocab_size);
     for (std::int64_t step = 0; step < steps; ++step) {
       model_.forward(inputs_, cache_, {}, output_);
-      for (std::size_t b = 0; b < ids.size(); ++b)
-        ids[b] = argmax(output_.logits.span<const float>().subspan(b * vocab_size, vocab_size));
+      for (std::size_t b = 0; b < ids_.size(); ++b)
+        ids_[b] = argmax(output_.logits.span<const float>().subspan(b * vocab_size, vocab_size));
       check_interrupt();
     }
-    return since(start);
+  }
+
+  /// The tokens of a step are read while the next one is under way.
+  void decode_on_device(std::int64_t steps) {
+    const TokenRequest greedy;
+    for (SequenceInput& input : inputs_) input.next = &greedy;
+    for (std::int64_t step = 0; step < steps; ++step) {
+      model_.start(inputs_, cache_);
+      if (step == 0)
+        ids_.assign(ids_.size(), chosen_token);
+      else
+        read_tokens();
+    }
+    read_tokens();
+  }
+
+  void read_tokens() {
+    model_.finish(tokens_);
+    for (const std::int32_t token : tokens_) checked_token(token);
+    check_interrupt();
   }
 
   Mamba2ForCausalLM& model_;
   Mamba2Cache cache_;
   std::vector<SequenceInput> inputs_;
+  std::vector<std::int32_t> ids_, tokens_;
   ForwardOutput output_;
 };
 

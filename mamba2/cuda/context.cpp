@@ -7,6 +7,7 @@
 #include "mamba2/base/error.h"
 #include "mamba2/base/log.h"
 #include "mamba2/cuda/check.h"
+#include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/norm.h"
 
 namespace mamba2::cuda {
@@ -56,7 +57,8 @@ std::optional<WaitingNorm> Context::take_norm(const mamba2::Linear& op) {
   const WaitingNorm& norm = *waiting_;
   const bool same_rows = op.x.data == norm.out.data && op.x.size(0) == norm.rows && op.x.size(1) == norm.width &&
                          op.x.stride(0) == norm.out.stride;
-  if (!same_rows || overlap(norm, op.out)) {
+  const bool takes_along = norm.rows <= few_rows_limit;  // else it is launched before the product
+  if (!same_rows || (takes_along && overlap(norm, op.out))) {
     finish_norm();
     return std::nullopt;
   }
@@ -65,7 +67,10 @@ std::optional<WaitingNorm> Context::take_norm(const mamba2::Linear& op) {
 
 void Context::finish_norm() {
   if (!waiting_) return;
-  const WaitingNorm waiting = *std::exchange(waiting_, std::nullopt);
+  launch_norm(*std::exchange(waiting_, std::nullopt));
+}
+
+void Context::launch_norm(const WaitingNorm& waiting, const Rows& rounded) {
   RmsNorm norm;
   norm.rows = waiting.rows;
   norm.width = waiting.width;
@@ -73,6 +78,7 @@ void Context::finish_norm() {
   norm.x = waiting.x;
   norm.weight = waiting.weight;
   norm.out = waiting.out;
+  norm.rounded = rounded;
   rms_norm(norm, stream());
 }
 

@@ -16,7 +16,7 @@
 /// The ops in terms of kernels.  Operands are checked already.
 namespace mamba2::cuda {
 
-/// A norm of few rows that waits for the product of its rows, which may take it along.
+/// A norm that waits for the product of its rows, which may take it along.
 struct WaitingNorm {
   std::int64_t rows = 0;
   int width = 0;
@@ -45,6 +45,8 @@ class Context {
   std::optional<WaitingNorm> take_norm(const mamba2::Linear& op);
   /// Launches the norm that waits.
   void finish_norm();
+  /// rounded: where its rows are left in bf16 too; data null: nowhere.
+  void launch_norm(const WaitingNorm& waiting, const Rows& rounded = {});
   /// At least so many bytes of work space, contents free, until the next call.
   void* scratch(std::size_t bytes);
   /// A zero for each sequence of a batch, zero again after each mixer step.
@@ -98,6 +100,7 @@ void rope(Context& context, const mamba2::Rope& op);
 void attention(Context& context, const mamba2::Attention& op);
 void gather_rows(Context& context, const mamba2::GatherRows& op);
 void cross_entropy(Context& context, const mamba2::CrossEntropy& op);
+void choose_token(Context& context, const mamba2::ChooseToken& op);
 /// False where no fused form takes this mixer: then nothing was done.
 bool fused_mixer(Context& context, const mamba2::Mixer& op);
 

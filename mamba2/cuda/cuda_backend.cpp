@@ -30,6 +30,9 @@ class CudaBackend : public Backend {
   using Backend::upload;
   void upload(const Tensor& host, const Tensor& on_device) override { settled().memory.from_host(host, on_device); }
   void download(const Tensor& on_device, const Tensor& host) override { settled().memory.to_host(on_device, host); }
+  void start_download(const Tensor& on_device) override { settled().memory.start_to_host(on_device); }
+  void finish_download(const Tensor& host) override { context_.memory.finish_to_host(host); }
+  bool chooses_tokens() const override { return true; }
   void copy(const Tensor& from, const Tensor& to) override { settled().memory.copy(from, to); }
   void zero(const Tensor& tensor) override { settled().memory.zero(tensor); }
 
@@ -50,7 +53,6 @@ class CudaBackend : public Backend {
   void compute(const GatedActivation& op) override { enqueue(op, cuda::gated_activation); }
   void compute(const Activate& op) override { enqueue(op, cuda::activate); }
   void compute(const Mixer& op) override {
-    require_nearest(op.rounding, op.ssm_state);
     enqueue(op, [this](cuda::Context& context, const Mixer& mixer) {
       if (!cuda::fused_mixer(context, mixer)) Backend::compute(mixer);
     });
@@ -59,6 +61,7 @@ class CudaBackend : public Backend {
   void compute(const Attention& op) override { enqueue(op, cuda::attention); }
   void compute(const GatherRows& op) override { enqueue(op, cuda::gather_rows); }
   void compute(const CrossEntropy& op) override { enqueue(op, cuda::cross_entropy); }
+  void compute(const ChooseToken& op) override { enqueue(op, cuda::choose_token); }
 
  private:
   static void require_nearest(StateRounding rounding, const Tensor& ssm_state) {

@@ -18,7 +18,7 @@ __device__ __forceinline__ void wait_for_previous() {
 
 template <class Argument>
 void launch_early(void (*kernel)(Argument), const Argument& argument, dim3 blocks, int threads, const char* name,
-                  cudaStream_t stream) {
+                  cudaStream_t stream, std::size_t shared_bytes = 0) {
   constexpr int least_compute_capability = 90;
   cudaLaunchAttribute early_start;
   early_start.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -26,6 +26,7 @@ void launch_early(void (*kernel)(Argument), const Argument& argument, dim3 block
   cudaLaunchConfig_t config = {};
   config.gridDim = blocks;
   config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &early_start;
   config.numAttrs = current_device().compute_capability >= least_compute_capability ? 1 : 0;

@@ -39,6 +39,7 @@ class Fingerprint {
   }
   void add(const mamba2::GatherRows& op) { all(13, op.x, op.rows, op.out); }
   void add(const mamba2::CrossEntropy& op) { all(14, op.logits, op.labels, op.out); }
+  void add(const mamba2::ChooseToken& op) { all(15, op.logits, op.rules, op.steps, op.history, op.positions, op.out); }
 
  private:
   template <class... Parts>

@@ -20,6 +20,7 @@ struct LinearRows {
   int inputs = 0;         // columns of x and W
   int outputs = 0;        // rows of W
   ConstRows x;
+  DType x_dtype = DType::f32;  // bf16: linear_streamed alone
   ConstRows weight;
   DType weight_dtype = DType::f32;
   const float* bias = nullptr;  // (outputs); null: none
@@ -34,6 +35,14 @@ constexpr int few_rows_limit = 8;
 /// For the products of decode, bound by reading W.  A row's bits do not depend on the other rows.  On Hopper it starts
 /// reading W before the kernel ahead of it is done.
 void linear_few_rows(const LinearRows& op, cudaStream_t stream);
+
+/// Rows of bf16 up to which linear_streamed reads the weight once.
+constexpr int streamed_rows_limit = 32;
+
+/// The same on Hopper's tensor cores for W in bf16 and x in f32 (few rows) or bf16, at the rate at which W is read.
+/// x in f32 loses nothing: products are exact.
+bool linear_streamed_takes(const LinearRows& op);
+void linear_streamed(const LinearRows& op, cudaStream_t stream);
 
 /// For any number of rows, by f32 multiplications: what no library takes, and small matrices.
 void linear_tiled(const LinearRows& op, cudaStream_t stream);

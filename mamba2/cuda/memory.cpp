@@ -59,6 +59,11 @@ Memory::Memory() {
 
 Memory::~Memory() {
   (void)cudaStreamSynchronize(stream_);
+  spare_.insert(spare_.end(), downloads_.begin(), downloads_.end());
+  for (const Download& download : spare_) {
+    (void)cudaEventDestroy(download.done);
+    (void)cudaFreeHost(download.pinned);
+  }
   (void)cudaFreeHost(staging_);
   (void)cudaStreamDestroy(stream_);
   (void)cudaGetLastError();
@@ -113,6 +118,42 @@ void Memory::from_host(const Tensor& host, const Tensor& device) {
 void Memory::to_host(const Tensor& device, const Tensor& host) {
   transfer(device, host, cudaMemcpyDeviceToHost, stream_);
   finish();
+}
+
+Memory::Download Memory::spare_download(std::size_t bytes) {
+  constexpr std::size_t least = std::size_t{4} << 10;
+  Download download;
+  if (!spare_.empty()) {
+    download = spare_.back();
+    spare_.pop_back();
+  } else {
+    check(cudaEventCreateWithFlags(&download.done, cudaEventDisableTiming), "make an event");
+  }
+  if (download.bytes < bytes) {
+    (void)cudaFreeHost(download.pinned);
+    download.pinned = nullptr;
+    download.bytes = std::max(bytes, least);
+    check(cudaMallocHost(&download.pinned, download.bytes), "pinned memory for a download");
+  }
+  return download;
+}
+
+void Memory::start_to_host(const Tensor& device) {
+  require(device.contiguous(), "a download in parts has gaps");
+  const Download download = spare_download(device.bytes());
+  downloads_.push_back(download);
+  check(cudaMemcpyAsync(download.pinned, device.data, device.bytes(), cudaMemcpyDeviceToHost, stream_), "download");
+  check(cudaEventRecord(download.done, stream_), "mark a download");
+}
+
+void Memory::finish_to_host(const Tensor& host) {
+  require(!downloads_.empty() && host.contiguous() && host.bytes() <= downloads_.front().bytes,
+          "no download of {} bytes was started", host.bytes());
+  const Download download = downloads_.front();
+  downloads_.pop_front();
+  spare_.push_back(download);
+  check(cudaEventSynchronize(download.done), "run");
+  std::memcpy(host.data, download.pinned, host.bytes());
 }
 
 void Memory::copy(const Tensor& from, const Tensor& to) {

@@ -3,6 +3,8 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <deque>
+#include <vector>
 
 #include "mamba2/tensor/tensor.h"
 
@@ -27,6 +29,9 @@ class Memory {
   /// may be reused, to_host when it holds the result.
   void from_host(const Tensor& host, const Tensor& device);
   void to_host(const Tensor& device, const Tensor& host);
+  /// What a tensor holds at this place in the stream; and the oldest of those asked for, waiting for it alone.
+  void start_to_host(const Tensor& device);
+  void finish_to_host(const Tensor& host);
   void copy(const Tensor& from, const Tensor& to);
   void zero(const Tensor& tensor);
 
@@ -34,11 +39,20 @@ class Memory {
   void finish();
 
  private:
+  /// Pinned memory that a tensor is on its way to.
+  struct Download {
+    void* pinned = nullptr;
+    std::size_t bytes = 0;
+    cudaEvent_t done = nullptr;
+  };
   bool stage(const Tensor& host, const Tensor& device);
+  Download spare_download(std::size_t bytes);
 
   cudaStream_t stream_ = nullptr;
   std::byte* staging_ = nullptr;  // pinned: small uploads wait here for the device instead of the host for them
   std::size_t staged_ = 0;
+  std::deque<Download> downloads_;  // oldest first
+  std::vector<Download> spare_;
 };
 
 }  // namespace mamba2::cuda

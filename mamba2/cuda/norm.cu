@@ -6,8 +6,10 @@
 // same places: no barrier but the sum's. Blocks have up to 512 threads, as many as share the row evenly: a row of 5120
 // bf16 is 640 vectors, two each for 320.
 #include <algorithm>
+#include <type_traits>
 
 #include "mamba2/cuda/check.h"
+#include "mamba2/cuda/early_launch.cuh"
 #include "mamba2/cuda/element.cuh"
 #include "mamba2/cuda/norm.h"
 
@@ -63,7 +65,10 @@ __global__ void __launch_bounds__(max_threads) rms_norm_kernel(const RmsNorm nor
   T* out = static_cast<T*>(norm.out.data) + r * norm.out.stride;
   R* residual =
       norm.residual.data != nullptr ? static_cast<R*>(norm.residual.data) + r * norm.residual.stride : nullptr;
+  auto* rounded_out =
+      norm.rounded.data != nullptr ? static_cast<__nv_bfloat16*>(norm.rounded.data) + r * norm.rounded.stride : nullptr;
   float squares = 0.0F;
+  wait_for_previous();
   for_my_runs<Wide>(norm.width, [&](int i) {
     float value[Wide];
     read_run<T, Wide>(value, x + i);
@@ -86,6 +91,14 @@ __global__ void __launch_bounds__(max_threads) rms_norm_kernel(const RmsNorm nor
 #pragma unroll
     for (int e = 0; e < Wide; ++e) value[e] = row[i + e] * scale * norm.weight[i + e];
     write_run<T, Wide>(out + i, value);
+    if constexpr (std::is_same_v<T, float>) {
+      if (rounded_out == nullptr) return;
+      if constexpr (Wide == 1) {
+        rounded_out[i] = rounded<__nv_bfloat16>(value[0]);
+      } else {
+        store_run(rounded_out + i, value);
+      }
+    }
   });
 }
 
@@ -100,6 +113,7 @@ __global__ void __launch_bounds__(max_threads) gated_rms_norm_kernel(const Gated
   const T* z = norm.z.data != nullptr ? static_cast<const T*>(norm.z.data) + r * norm.z.stride + first : nullptr;
   T* out = static_cast<T*>(norm.out.data) + r * norm.out.stride + first;
   float squares = 0.0F;
+  wait_for_previous();
   for_my_runs<Wide>(width, [&](int i) {
     float value[Wide];
     read_run<Y, Wide>(value, y + i);
@@ -147,8 +161,8 @@ void launch(void (*kernel)(Arguments), const Arguments& norm, std::int64_t rows,
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           name);
   }
-  kernel<<<dim3(static_cast<unsigned>(rows), static_cast<unsigned>(groups)), threads, shared_bytes, stream>>>(norm);
-  check_launch(name);
+  launch_early<Arguments>(kernel, norm, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(groups)), threads, name,
+                          stream, shared_bytes);
 }
 
 }  // namespace
@@ -159,7 +173,8 @@ void rms_norm(const RmsNorm& norm, cudaStream_t stream) {
     constexpr int wide = vector_elements<T>;
     const bool vectors = norm.width % wide == 0 && aligned(norm.x.data, norm.x.stride, norm.dtype) &&
                          aligned(norm.out.data, norm.out.stride, norm.dtype) &&
-                         aligned(norm.residual.data, norm.residual.stride, norm.residual_dtype);
+                         aligned(norm.residual.data, norm.residual.stride, norm.residual_dtype) &&
+                         aligned(norm.rounded.data, norm.rounded.stride, DType::bf16);
     auto with_residual = [&](auto residual) {
       using R = typename decltype(residual)::type;
       if (vectors) return launch(rms_norm_kernel<T, R, wide>, norm, norm.rows, 1, norm.width, wide, "rms_norm", stream);

@@ -18,6 +18,7 @@ struct RmsNorm {
   DType residual_dtype = DType::f32;  // f32 or dtype
   const float* weight = nullptr;      // (width)
   Rows out;
+  Rows rounded;  // bf16, the same where out is f32; data null: none
 };
 
 void rms_norm(const RmsNorm& norm, cudaStream_t stream);

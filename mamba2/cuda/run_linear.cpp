@@ -1,4 +1,6 @@
 // Embedding and Linear: which kernel or library call takes which product.
+#include <optional>
+
 #include "mamba2/cuda/context.h"
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/rows.h"
@@ -19,29 +21,51 @@ std::size_t padded(std::size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-/// The product by cuBLASLt; false where it can't.
-bool by_library(Context& context, const LinearRows& op) {
-  if (context.blas == nullptr || std::int64_t{op.inputs} * op.outputs < least_library_elements) return false;
-  Product product{.rows = op.rows,
-                  .inputs = op.inputs,
-                  .outputs = op.outputs,
-                  .dtype = op.weight_dtype,
-                  .x = op.x,
-                  .weight = op.weight,
-                  .bias = op.bias,
-                  .add = op.add,
-                  .out = op.out};
-  if (op.weight_dtype == DType::f32) return BlasLt::takes(product) && context.blas->multiply(product, context.stream());
-  if (!context.rounds()) return false;
+Product product_of(const LinearRows& op) {
+  return {.rows = op.rows,
+          .inputs = op.inputs,
+          .outputs = op.outputs,
+          .dtype = op.weight_dtype,
+          .x = op.x,
+          .weight = op.weight,
+          .bias = op.bias,
+          .add = op.add,
+          .out = op.out};
+}
+
+/// The product of x rounded to bf16, as the rows of a norm that waits already are: on our own kernel or by cuBLASLt.
+bool in_bf16(Context& context, const LinearRows& op, const std::optional<WaitingNorm>& norm) {
+  const std::size_t bytes = static_cast<std::size_t>(op.rows) * static_cast<std::size_t>(op.inputs) * 2;
+  LinearRows rounded = op;
+  rounded.x = {context.scratch(bytes), op.inputs};
+  rounded.x_dtype = DType::bf16;
+  const bool streamed = linear_streamed_takes(rounded);
+  if (!streamed && (context.blas == nullptr || !BlasLt::takes(product_of(rounded)))) return false;
+  const Rows place{const_cast<void*>(rounded.x.data), op.inputs};
+  if (norm) {
+    context.launch_norm(*norm, place);
+  } else {
+    round_rows({.rows = op.rows, .width = op.inputs, .x = op.x, .out_dtype = DType::bf16, .out = place},
+               context.stream());
+  }
+  if (streamed) {
+    linear_streamed(rounded, context.stream());
+    return true;
+  }
+  return context.blas->multiply(product_of(rounded), context.stream());
+}
+
+/// By cuBLASLt with x rounded to f16, rows past its range scaled down; false where it can't.
+bool in_f16(Context& context, const LinearRows& op) {
   const auto count = static_cast<std::size_t>(op.rows);
   const std::size_t x_bytes = padded(count * static_cast<std::size_t>(op.inputs) * element_size(op.weight_dtype));
-  const bool scaled = op.weight_dtype == DType::f16;
-  const std::size_t scale_bytes = scaled ? padded(count * sizeof(float)) : 0;
-  const std::size_t out_bytes = scaled ? count * static_cast<std::size_t>(op.outputs) * sizeof(float) : 0;
+  const std::size_t scale_bytes = padded(count * sizeof(float));
+  const std::size_t out_bytes = count * static_cast<std::size_t>(op.outputs) * sizeof(float);
   auto* const scratch = static_cast<std::byte*>(context.scratch(x_bytes + scale_bytes + out_bytes));
-  auto* const row_scale = scaled ? reinterpret_cast<float*>(scratch + x_bytes) : nullptr;
+  auto* const row_scale = reinterpret_cast<float*>(scratch + x_bytes);
+  Product product = product_of(op);
   product.x = {scratch, op.inputs};
-  if (!BlasLt::takes(product)) return false;
+  if (context.blas == nullptr || !BlasLt::takes(product)) return false;
   round_rows({.rows = op.rows,
               .width = op.inputs,
               .x = op.x,
@@ -49,7 +73,6 @@ bool by_library(Context& context, const LinearRows& op) {
               .out = {scratch, op.inputs},
               .row_scale = row_scale},
              context.stream());
-  if (!scaled) return context.blas->multiply(product, context.stream());
   product.bias = nullptr;
   product.add = {};
   product.out = {scratch + x_bytes + scale_bytes, op.outputs};
@@ -63,6 +86,19 @@ bool by_library(Context& context, const LinearRows& op) {
                .out = op.out},
               context.stream());
   return true;
+}
+
+/// More rows than few; a norm of them that waits is launched here.
+void many_rows(Context& context, const LinearRows& op, const std::optional<WaitingNorm>& norm) {
+  const bool large = std::int64_t{op.inputs} * op.outputs >= least_library_elements;
+  const bool rounds = large && op.weight_dtype != DType::f32 && context.rounds();
+  if (rounds && op.weight_dtype == DType::bf16 && in_bf16(context, op, norm)) return;
+  if (norm) context.launch_norm(*norm);
+  if (rounds && op.weight_dtype == DType::f16 && in_f16(context, op)) return;
+  const bool f32_by_library =
+      large && op.weight_dtype == DType::f32 && context.blas != nullptr && BlasLt::takes(product_of(op));
+  if (f32_by_library && context.blas->multiply(product_of(op), context.stream())) return;
+  linear_tiled(op, context.stream());
 }
 
 }  // namespace
@@ -94,12 +130,13 @@ void linear(Context& context, const mamba2::Linear& op) {
                      .add = const_rows(op.add),
                      .out = rows(op.out),
                      .norm = {}};
+  if (product.rows > few_rows_limit) return many_rows(context, product, norm);
   if (norm) {
     product.x = norm->x;
     product.norm = {.weight = norm->weight, .eps = norm->eps, .normed = norm->out};
   }
-  if (product.rows <= few_rows_limit) return linear_few_rows(product, context.stream());
-  if (!by_library(context, product)) linear_tiled(product, context.stream());
+  if (linear_streamed_takes(product)) return linear_streamed(product, context.stream());
+  linear_few_rows(product, context.stream());
 }
 
 }  // namespace mamba2::cuda

@@ -114,7 +114,6 @@ bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& vie
   MixerStep step;
   step.shape = views.shape(op);
   step.conv_kernel = extent(op.conv_weight.size(1), "conv_kernel");
-  step.dtype = DType::f32;
   step.zxBCdt = const_rows(views.z);
   step.conv_weight = floats(op.conv_weight);
   step.conv_bias = floats(op.conv_bias);
@@ -126,13 +125,18 @@ bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& vie
   step.gate = !normed || op.order == GateOrder::gate_first;
   step.sequences = static_cast<int>(batch.sequences);
   step.slots = batch.slots.as<std::int32_t>();
-  step.conv_state = op.conv_state.data;
+  step.conv_state = op.conv_state.as<float>();
   step.ssm_state = op.ssm_state.data;
   step.state_dtype = op.ssm_state.dtype;
-  // A norm of few rows as a whole goes along with the product that follows, which reads its input from elsewhere.
-  const bool norm_waits = normed && step.gate && views.inner == op.norm_group_size && batch.sequences <= few_rows_limit;
+  // A norm of whole rows waits for the product that follows, which reads its input from elsewhere.
+  const bool norm_waits = normed && step.gate && views.inner == op.norm_group_size;
   step.out = rows(norm_waits ? op.y : views.y);
   step.arrivals = context.arrivals();
+  if (static_cast<std::int64_t>(op.ssm_state[0].bytes()) * batch.sequences >= separate_convolution_bytes &&
+      op.xBC.contiguous())
+    step.convolved = op.xBC.as<float>();
+  if (op.rounding == StateRounding::stochastic && op.ssm_state.dtype == DType::bf16)
+    step.rounding = {.positions = batch.positions.as<std::int32_t>(), .layer = static_cast<unsigned>(op.layer)};
   step.state_is_settled = context.follows_product;
   if (!mixer_step_is_tuned(step)) return false;
   require_packed(op.conv_weight, "the convolution's weight");
@@ -160,6 +164,7 @@ bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& vie
 bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
   const std::int64_t tokens = op.batch.tokens;
   if (!context.rounds() || tokens < least_rounded_tokens || op.norm_weight.empty()) return false;
+  if (op.rounding == StateRounding::stochastic && op.ssm_state.dtype != DType::f32) return false;
   constexpr std::int64_t element = 2, step = 256;
   auto padded = [](std::int64_t bytes) { return (bytes + step - 1) / step * step; };
   const std::int64_t row = (views.conv_dim + 7) / 8 * 8;

@@ -1,6 +1,7 @@
 // Ops on rows, and attention.
 #include "mamba2/base/error.h"
 #include "mamba2/cuda/attention.h"
+#include "mamba2/cuda/choose_token.h"
 #include "mamba2/cuda/context.h"
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/norm.h"
@@ -22,7 +23,7 @@ void rms_norm(Context& context, const mamba2::RmsNorm& op) {
                     .weight = floats(op.weight),
                     .eps = static_cast<float>(op.eps),
                     .out = rows(op.out)});
-  if (op.x.size(0) > few_rows_limit || op.x.size(0) == 0) context.finish_norm();
+  if (op.x.size(0) == 0) context.finish_norm();
 }
 
 void gated_rms_norm(Context& context, const mamba2::GatedRmsNorm& op) {
@@ -80,6 +81,25 @@ void cross_entropy(Context& context, const mamba2::CrossEntropy& op) {
                  .out = op.out.as<float>(),
                  .out_stride = op.out.stride(0)},
                 context.stream());
+}
+
+void choose_token(Context& context, const mamba2::ChooseToken& op) {
+  require(op.logits.size(1) <= choose_token_largest_vocabulary,
+          "CUDA: the vocabulary has {} tokens, expected at most {}", op.logits.size(1),
+          choose_token_largest_vocabulary);
+  const bool has_history = !op.history.empty();
+  choose_token({.rows = op.logits.size(0),
+                .vocab_size = extent(op.logits.size(1), "vocab_size"),
+                .logits = rows(op.logits),
+                .rules = static_cast<const TokenRule*>(op.rules.data),
+                .history = has_history ? op.history.as<std::int32_t>() : nullptr,
+                .history_stride = has_history ? op.history.stride(0) : 0,
+                .history_length = has_history ? extent(op.history.size(1), "a history's length") : 0,
+                .steps = op.steps.as<std::int32_t>(),
+                .positions = op.positions.empty() ? nullptr : op.positions.as<std::int32_t>(),
+                .moved = op.positions.empty() ? 0 : extent(op.positions.elements(), "the number of positions"),
+                .out = op.out.as<std::int32_t>()},
+               context.stream());
 }
 
 void rope(Context& context, const mamba2::Rope& op) {

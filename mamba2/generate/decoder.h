@@ -5,6 +5,8 @@
 #include <memory>
 #include <span>
 
+#include "mamba2/ops/token_rule.h"
+
 namespace mamba2 {
 
 /// Tokens of one row to feed now.
@@ -12,6 +14,7 @@ struct DecoderInput {
   std::int64_t row = 0;
   std::span<const std::int32_t> ids;  ///< one at least
   bool wants_logits = true;
+  const TokenRequest* next = nullptr;  ///< set: a token is asked for and no logits; where the decoder chooses tokens
 };
 
 /// The state of one row, kept apart from the rows.  Belongs to the decoder that made it and must not outlive it.
@@ -44,6 +47,10 @@ class Decoder {
   /// Feeds each named row its tokens.  Returns the logits after the last token of each input that wants them, in their
   /// order (inputs, vocab_size); the caller may write to them, the next feed() ends them.
   virtual std::span<float> feed(std::span<const DecoderInput> inputs) = 0;
+  /// Whether inputs may ask for tokens.
+  virtual bool chooses_tokens() const { return false; }
+  /// What the last feed() chose, or a TokenRefusal, in the order of the inputs that asked.
+  virtual std::span<const std::int32_t> chosen_tokens() const { return {}; }
 };
 
 }  // namespace mamba2

@@ -6,6 +6,7 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/log.h"
+#include "mamba2/generate/device_choice.h"
 #include "mamba2/generate/engine_job.h"
 #include "mamba2/generate/engine_queue.h"
 #include "mamba2/generate/model_decoder.h"
@@ -47,7 +48,7 @@ Engine::~Engine() {
 }
 
 RequestId Engine::submit(Request request) {
-  return queue_->submit(std::make_unique<EngineJob>(std::move(request), decoder_.vocab_size(), options_.slots));
+  return queue_->submit(std::make_unique<EngineJob>(std::move(request), decoder_, options_.slots));
 }
 
 void Engine::cancel(RequestId id) {
@@ -145,8 +146,15 @@ void Engine::plan() {
   for (const std::unique_ptr<EngineJob>& job : active_) {
     if (!job->decoding) continue;
     for (std::size_t i = 0; i < job->sequences.size(); ++i) {
-      const EngineSequence& sequence = job->sequences[i];
-      inputs_.push_back({sequence.row, std::span(sequence.ids).last(1), true});
+      EngineSequence& sequence = job->sequences[i];
+      DecoderInput& input =
+          inputs_.emplace_back(DecoderInput{.row = sequence.row, .ids = std::span(sequence.ids).last(1)});
+      if (sequence.next) {
+        input.wants_logits = false;
+        input.next = &*sequence.next;
+        sequence.next->step = std::ssize(sequence.ids) - job->prompt_length();
+        sequence.next->history = sequence.ids;
+      }
       parts_.push_back({job.get(), i, 0});
     }
   }
@@ -202,6 +210,7 @@ void Engine::count(double seconds) {
 /// Gives each input of the step the logits that came of it.
 void Engine::distribute(std::span<float> logits) {
   const auto vocab_size = static_cast<std::size_t>(decoder_.vocab_size());
+  std::span<const std::int32_t> tokens = decoder_.chosen_tokens();
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
     std::span<float> scores;
     if (inputs_[i].wants_logits) {
@@ -209,7 +218,10 @@ void Engine::distribute(std::span<float> logits) {
       logits = logits.subspan(vocab_size);
     }
     EngineJob& job = *parts_[i].job;
-    if (parts_[i].prompt_tokens == 0)
+    if (inputs_[i].next != nullptr) {
+      append(job, job.sequences[parts_[i].sequence], [chosen = tokens.front()] { return checked_token(chosen); });
+      tokens = tokens.subspan(1);
+    } else if (parts_[i].prompt_tokens == 0)
       extend(job, job.sequences[parts_[i].sequence], scores);
     else
       advance_prompt(job, parts_[i].prompt_tokens, scores);
@@ -249,14 +261,20 @@ void Engine::start_decoding(EngineJob& job, std::span<const float> logits) {
   }
 }
 
-/// Chooses the next token.
+/// Chooses the next token from its scores.
 void Engine::extend(EngineJob& job, EngineSequence& sequence, std::span<float> scores) {
-  try {
+  append(job, sequence, [&] {
     const History history{sequence.ids, job.prompt_length(), job.max_length};
     for (const LogitsProcessor& process : job.processors) process(history, scores);
     const std::int64_t step = std::ssize(sequence.ids) - job.prompt_length();
-    const std::int32_t token =
-        *job.request.config.do_sample ? sample(scores, sequence.random.uniform(step, 0)) : argmax(scores);
+    return *job.request.config.do_sample ? sample(scores, sequence.random.uniform(step, 0)) : argmax(scores);
+  });
+}
+
+/// Adds the next token; where it can't be had, the sequence ends.
+void Engine::append(EngineJob& job, EngineSequence& sequence, const std::function<std::int32_t()>& next) {
+  try {
+    const std::int32_t token = next();
     const std::optional<FinishReason> reason = job.stopping.after(sequence.ids, token, job.max_length);
     sequence.ids.push_back(token);
     if (job.request.on_token) job.request.on_token(sequence.number, token);

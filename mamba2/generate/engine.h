@@ -126,6 +126,7 @@ class Engine {
   void keep_snapshot(const EngineJob& job, std::span<const float> logits);
   void start_decoding(EngineJob& job, std::span<const float> logits);
   void extend(EngineJob& job, EngineSequence& sequence, std::span<float> scores);
+  void append(EngineJob& job, EngineSequence& sequence, const std::function<std::int32_t()>& next);
   void end(EngineJob& job, EngineSequence& sequence, FinishReason reason, const std::exception_ptr& error);
   void end_all(EngineJob& job, const std::exception_ptr& error);
   void drop_ended();

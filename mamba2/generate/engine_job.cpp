@@ -4,6 +4,7 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/generate/complete_config.h"
+#include "mamba2/generate/device_choice.h"
 
 namespace mamba2 {
 
@@ -17,9 +18,9 @@ Request complete(Request asked, std::int64_t vocab_size) {
 
 }  // namespace
 
-EngineJob::EngineJob(Request asked, std::int64_t vocab_size, std::int64_t slots)
-    : request(complete(std::move(asked), vocab_size)),
-      processors(make_logits_processors(request.config, vocab_size)),
+EngineJob::EngineJob(Request asked, const Decoder& decoder, std::int64_t slots)
+    : request(complete(std::move(asked), decoder.vocab_size())),
+      processors(make_logits_processors(request.config, decoder.vocab_size())),
       stopping(request.config, request.make_text_decoder, request.cancel),
       max_length(max_length_for(request.config, std::ssize(request.prompt_ids))) {
   const GenerationConfig& config = request.config;
@@ -32,7 +33,12 @@ EngineJob::EngineJob(Request asked, std::int64_t vocab_size, std::int64_t slots)
                          .row = EngineSequence::no_row,
                          .ids = request.prompt_ids,
                          .ended = false,
-                         .random = SequenceRandom(config.seed.value(), request.prompt_ids, request.first_copy + i)});
+                         .random = SequenceRandom(config.seed.value(), request.prompt_ids, request.first_copy + i),
+                         .next = {}});
+    if (!decoder.chooses_tokens()) continue;
+    EngineSequence& sequence = sequences.back();
+    if (const auto rule = token_rule(config, processors.size(), sequence.random))
+      sequence.next = TokenRequest{.rule = *rule, .step = 0, .history = {}};
   }
 }
 

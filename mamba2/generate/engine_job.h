@@ -1,11 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "mamba2/generate/decoder.h"
 #include "mamba2/generate/logits_processor.h"
 #include "mamba2/generate/request.h"
 #include "mamba2/generate/sampler.h"
+#include "mamba2/ops/token_rule.h"
 
 namespace mamba2 {
 
@@ -17,12 +20,13 @@ struct EngineSequence {
   std::vector<std::int32_t> ids;  // prompt and new tokens
   bool ended = false;
   SequenceRandom random;
+  std::optional<TokenRequest> next;  // where the decoder can choose its tokens
 };
 
 /// A request as the engine works on it: checked, with all that its sequences need.
 struct EngineJob {
-  /// Throws Error for what makes the request impossible.
-  EngineJob(Request asked, std::int64_t vocab_size, std::int64_t slots);
+  /// Throws Error for what makes the request impossible.  decoder: what it is for.
+  EngineJob(Request asked, const Decoder& decoder, std::int64_t slots);
 
   std::int64_t prompt_length() const { return std::ssize(request.prompt_ids); }
 

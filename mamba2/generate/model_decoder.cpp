@@ -31,7 +31,8 @@ void ModelDecoder::restore(const RowSnapshot& kept, std::int64_t row) {
 std::span<float> ModelDecoder::feed(std::span<const DecoderInput> inputs) {
   sequences_.clear();
   for (const DecoderInput& input : inputs)
-    sequences_.push_back({.input_ids = input.ids, .slot = input.row, .logits_to_keep = input.wants_logits ? 1 : 0});
+    sequences_.push_back(
+        {.input_ids = input.ids, .slot = input.row, .logits_to_keep = input.wants_logits ? 1 : 0, .next = input.next});
   model_.forward(sequences_, *cache_, {}, output_);
   const Tensor& logits = output_.logits.view();
   if (logits.dtype == DType::f32) return output_.logits.span<float>();

@@ -26,6 +26,8 @@ class ModelDecoder : public Decoder {
   void restore(const RowSnapshot& kept, std::int64_t row) override;
   void reorder(std::span<const std::int64_t> sources) override { cache_->reorder(sources); }
   std::span<float> feed(std::span<const DecoderInput> inputs) override;
+  bool chooses_tokens() const override { return model_.model().backend().chooses_tokens(); }
+  std::span<const std::int32_t> chosen_tokens() const override { return output_.next_tokens; }
 
  private:
   Mamba2ForCausalLM& model_;

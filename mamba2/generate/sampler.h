@@ -16,6 +16,8 @@ class SequenceRandom {
 
   /// In [0, 1), 53 random bits; step counts the sequence's tokens, draw the numbers used for one token.
   double uniform(std::int64_t step, std::int64_t draw) const;
+  std::uint64_t seed() const { return seed_; }
+  std::uint64_t stream() const { return stream_; }
 
  private:
   std::uint64_t seed_;

@@ -1,6 +1,8 @@
 #include "mamba2/model/forward.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 
 #include "mamba2/base/error.h"
 
@@ -21,8 +23,14 @@ std::int64_t tokens_of(const SequenceInput& sequence, std::int64_t hidden_size) 
 }
 
 std::int64_t kept_positions(const SequenceInput& sequence, std::int64_t tokens) {
+  if (sequence.next != nullptr) return 0;
   if (sequence.logits_to_keep == all_positions) return tokens;
   return std::min(sequence.logits_to_keep, tokens);
+}
+
+/// The id that the host need not know.
+bool continues(const SequenceInput& sequence) {
+  return sequence.input_ids.size() == 1 && sequence.input_ids[0] == chosen_token;
 }
 
 /// Gives tensor this dtype and shape; it stays as it is where it has them.
@@ -50,13 +58,31 @@ void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Ca
     require(sequence.inputs_embeds.size() % static_cast<std::size_t>(config_.hidden_size) == 0,
             "inputs_embeds holds {} numbers, expected a multiple of hidden_size = {}", sequence.inputs_embeds.size(),
             config_.hidden_size);
-    for (const std::int32_t id : sequence.input_ids)
-      require(0 <= id && id < config_.vocab_size, "token id {} is outside the vocabulary of {}", id,
-              config_.vocab_size);
+    if (!continues(sequence))
+      for (const std::int32_t id : sequence.input_ids)
+        require(0 <= id && id < config_.vocab_size, "token id {} is outside the vocabulary of {}", id,
+                config_.vocab_size);
     constexpr std::int64_t longest = 2147483647;  // positions are 32-bit
     const std::int64_t length = cache.length(sequence.slot) + tokens_of(sequence, config_.hidden_size);
     require(length <= longest, "a sequence would be {} tokens long, expected at most {}", length, longest);
   }
+}
+
+/// What sequences that ask for a token, or go on from one chosen, must fulfil.
+void ForwardPass::check_tokens(std::span<const SequenceInput> sequences) {
+  std::size_t going_on = 0;
+  for (const SequenceInput& sequence : sequences) {
+    if (continues(sequence)) ++going_on;
+    if (sequence.next == nullptr) continue;
+    require(backend_.chooses_tokens(), "the {} backend does not choose tokens", backend_.name());
+    require(tokens_of(sequence, config_.hidden_size) > 0, "slot {} asks for a token and feeds none", sequence.slot);
+  }
+  if (going_on == 0) return;
+  bool same =
+      going_on == sequences.size() && sequences.size() == chosen_slots_.size() && std::ssize(sequences) <= piece_tokens;
+  for (std::size_t i = 0; same && i < sequences.size(); ++i) same = sequences[i].slot == chosen_slots_[i];
+  require(same, "{} of {} sequences go on from tokens that the call before did not choose for the same slots", going_on,
+          sequences.size());
 }
 
 /// A piece holds whole sequences where they fit.  Longer ones are cut at multiples of piece_tokens from where they
@@ -87,6 +113,11 @@ void ForwardPass::split(std::span<const SequenceInput> sequences) {
 
 void ForwardPass::embed(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
                         const Tensor& hidden) {
+  if (continues(sequences[piece.front().sequence])) {
+    const Tensor ids = tokens_.view.slice(0, 0, static_cast<std::int64_t>(piece.size()));
+    backend_.run(Embedding{.ids = ids, .weight = weights_.embeddings.get(), .out = hidden});
+    return;
+  }
   ids_.values.clear();
   for (const Segment& segment : piece) {
     const SequenceInput& sequence = sequences[segment.sequence];
@@ -110,37 +141,104 @@ void ForwardPass::embed(std::span<const SequenceInput> sequences, std::span<cons
   }
 }
 
-void ForwardPass::project_kept(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
-                               const Tensor& normed, const PreparedWeight& head, const Tensor& logits) {
+ForwardPass::Kept ForwardPass::find_kept(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
+                                         const Batch& batch) {
   kept_rows_.values.clear();
+  requests_.clear();
+  std::vector<std::int32_t> choosing;
   std::int64_t row = 0;
   for (const Segment& segment : piece) {
-    const std::int64_t tokens = tokens_of(sequences[segment.sequence], config_.hidden_size);
-    const std::int64_t first_kept = tokens - kept_positions(sequences[segment.sequence], tokens);
+    const SequenceInput& sequence = sequences[segment.sequence];
+    const std::int64_t tokens = tokens_of(sequence, config_.hidden_size);
+    const std::int64_t first_kept = tokens - kept_positions(sequence, tokens);
     for (std::int64_t i = std::max<std::int64_t>(0, first_kept - segment.begin); i < segment.count; ++i)
       kept_rows_.values.push_back(static_cast<std::int32_t>(row + i));
     row += segment.count;
+    if (sequence.next == nullptr || segment.begin + segment.count < tokens) continue;
+    choosing.push_back(static_cast<std::int32_t>(row - 1));
+    requests_.push_back(sequence.next);
   }
-  const auto kept = static_cast<std::int64_t>(kept_rows_.values.size());
-  if (kept == 0) return;
-  const Tensor indices = kept_rows_.upload(backend_);
+  std::vector<std::int32_t>& rows = kept_rows_.values;
+  Kept kept;
+  kept.for_host = std::ssize(rows);
+  kept.for_choice = std::ssize(choosing);
+  rows.insert(rows.end(), choosing.begin(), choosing.end());
+  bool every_row = std::ssize(rows) == batch.tokens;
+  for (std::size_t i = 0; every_row && i < rows.size(); ++i) every_row = rows[i] == static_cast<std::int32_t>(i);
+  if (!every_row) kept.rows = kept_rows_.upload(backend_);
+  if (kept.for_choice > 0) describe_requests(kept);
+  if (kept.for_choice == batch.tokens) kept.positions = batch.positions;
+  return kept;
+}
+
+void ForwardPass::describe_requests(Kept& kept) {
+  std::vector<std::int32_t>&rules = rules_.values, &history = history_.values;
+  rules.clear();
+  steps_.values.clear();
+  history.clear();
+  std::size_t longest = 0;
+  for (const TokenRequest* request : requests_) {
+    const auto words = std::bit_cast<std::array<std::int32_t, token_rule_words>>(request->rule);
+    rules.insert(rules.end(), words.begin(), words.end());
+    steps_.values.push_back(static_cast<std::int32_t>(request->step));
+    if (request->rule.repetition_penalty != 1) longest = std::max(longest, request->history.size());
+  }
+  kept.rules = rules_.upload(backend_).reshape({kept.for_choice, token_rule_words});
+  kept.steps = steps_.upload(backend_);
+  if (longest == 0) return;
+  // Of few different lengths, so that few steps differ in shape.
+  constexpr std::size_t least = 64;
+  const std::size_t width = std::bit_ceil(std::max(longest, least));
+  for (const TokenRequest* request : requests_) {
+    if (request->rule.repetition_penalty != 1)
+      history.insert(history.end(), request->history.begin(), request->history.end());
+    history.resize((history.size() + width - 1) / width * width, -1);
+  }
+  history.resize(static_cast<std::size_t>(kept.for_choice) * width, -1);
+  kept.history = history_.upload(backend_).reshape({kept.for_choice, static_cast<std::int64_t>(width)});
+}
+
+void ForwardPass::project_kept(const Kept& kept, const Tensor& normed, const PreparedWeight& head,
+                               const Tensor& logits) {
+  const std::int64_t all = kept.for_host + kept.for_choice;
   const auto row_bytes = static_cast<std::int64_t>(bytes_for(normed.dtype, config_.vocab_size));
   const std::int64_t most_rows = std::max<std::int64_t>(1, logits_bytes / row_bytes);
-  for (std::int64_t done = 0; done < kept;) {
-    const std::int64_t count = std::min(most_rows, kept - done);
+  for (std::int64_t done = 0; done < all;) {
+    const std::int64_t count = std::min(most_rows, all - done);
     const std::int64_t have = kept_.view.empty() ? 0 : kept_.view.size(0);
     if (have < count) {
       const std::int64_t rows = std::min(most_rows, std::max(count, 2 * have));
       kept_ = backend_.allocate(normed.dtype, {rows, config_.hidden_size});
       logits_ = backend_.allocate(normed.dtype, {rows, config_.vocab_size});
     }
-    const Tensor gathered = kept_.view.slice(0, 0, count), projected = logits_.view.slice(0, 0, count);
-    backend_.run(GatherRows{.x = normed, .rows = indices.slice(0, done, count), .out = gathered});
-    backend_.run(Linear{.x = gathered, .weight = &head, .bias = {}, .add = {}, .out = projected});
-    backend_.download(projected, logits.slice(0, logits_done_, count));
-    logits_done_ += count;
+    Tensor rows = kept_.view.slice(0, 0, count);
+    if (kept.rows.empty())
+      rows = normed.slice(0, done, count);
+    else
+      backend_.run(GatherRows{.x = normed, .rows = kept.rows.slice(0, done, count), .out = rows});
+    const Tensor projected = logits_.view.slice(0, 0, count);
+    backend_.run(Linear{.x = rows, .weight = &head, .bias = {}, .add = {}, .out = projected});
+    const std::int64_t on_host = std::clamp<std::int64_t>(kept.for_host - done, 0, count);
+    if (on_host > 0) {
+      backend_.download(projected.slice(0, 0, on_host), logits.slice(0, logits_done_, on_host));
+      logits_done_ += on_host;
+    }
     done += count;
+    if (on_host < count) choose(kept, projected.slice(0, on_host, count - on_host), done - kept.for_host);
   }
+}
+
+/// The tokens of those rows up to `end` that logits are of.
+void ForwardPass::choose(const Kept& kept, const Tensor& logits, std::int64_t end) {
+  const std::int64_t count = logits.size(0);
+  auto part = [&](const Tensor& tensor) { return tensor.empty() ? tensor : tensor.slice(0, end - count, count); };
+  backend_.run(ChooseToken{.logits = logits,
+                           .rules = part(kept.rules),
+                           .steps = part(kept.steps),
+                           .history = part(kept.history),
+                           .positions = part(kept.positions),
+                           .out = tokens_.view.slice(0, tokens_done_, count)});
+  tokens_done_ += count;
 }
 
 Batch ForwardPass::describe(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
@@ -168,6 +266,7 @@ Batch ForwardPass::describe(std::span<const SequenceInput> sequences, std::span<
 void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
                             Mamba2Cache& cache, const PreparedWeight* head, ForwardOutput& output) {
   const Batch batch = describe(sequences, piece, cache);
+  const Kept kept = head != nullptr ? find_kept(sequences, piece, batch) : Kept{};
   if (batch.tokens > activations_.tokens)  // doubling: a batch that sequences join one by one seldom grows it
     make_room(activations_, std::max(batch.tokens, std::min(piece_tokens, 2 * activations_.tokens)), config_, backend_);
 
@@ -189,18 +288,22 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
   backend_.run(RmsNorm{.x = hidden, .weight = weights_.norm_f, .eps = config_.layer_norm_epsilon, .out = normed});
   if (!output.last_hidden_state.view().empty())
     backend_.download(normed, output.last_hidden_state.view().slice(0, first_row, batch.tokens));
-  if (head != nullptr) project_kept(sequences, piece, normed, *head, output.logits.view());
+  if (head != nullptr) project_kept(kept, normed, *head, output.logits.view());
+  if (kept.for_choice > 0) steps_.advance();
+  if (!kept.positions.empty()) positions_.advance();
   for (const Segment& segment : piece) cache.advance(sequences[segment.sequence].slot, segment.count);
 }
 
 void ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options,
                       const PreparedWeight* head, ForwardOutput& output) {
   check(sequences, cache);
-  std::int64_t tokens = 0, kept = 0, longest = 0;
+  check_tokens(sequences);
+  std::int64_t tokens = 0, kept = 0, longest = 0, chosen = 0;
   for (const SequenceInput& sequence : sequences) {
     const std::int64_t count = tokens_of(sequence, config_.hidden_size);
     tokens += count;
     kept += kept_positions(sequence, count);
+    chosen += sequence.next != nullptr ? 1 : 0;
     longest = std::max(longest, cache.length(sequence.slot) + count);
   }
   cache.reserve(longest);
@@ -214,13 +317,45 @@ void ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2Cache& cac
   output.hidden_states.resize(options.output_hidden_states ? static_cast<std::size_t>(config_.num_hidden_layers) + 1
                                                            : 0);
   for (HostTensor& states : output.hidden_states) reuse(states, dtype, {tokens, config_.hidden_size});
+  if (chosen > 0 && (tokens_.view.empty() || tokens_.view.size(0) < chosen))
+    tokens_ = backend_.allocate(DType::i32, {std::max<std::int64_t>(64, 2 * chosen)});
   logits_done_ = 0;
+  tokens_done_ = 0;
+  chosen_slots_.clear();
   split(sequences);
+  try {
+    run_pieces(sequences, cache, head, output);
+    if (chosen > 0) backend_.start_download(tokens_.view.slice(0, 0, chosen));
+  } catch (...) {
+    forget_integers();
+    throw;
+  }
+  if (chosen > 0) unfinished_.push_back(chosen);
+  if (chosen < std::ssize(sequences)) return;
+  for (const SequenceInput& sequence : sequences) chosen_slots_.push_back(sequence.slot);
+}
+
+void ForwardPass::run_pieces(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const PreparedWeight* head,
+                             ForwardOutput& output) {
   std::size_t begin = 0;
   for (const std::size_t end : piece_ends_) {
     run_piece(sequences, std::span(segments_).subspan(begin, end - begin), cache, head, output);
     begin = end;
   }
+}
+
+void ForwardPass::forget_integers() {
+  for (DeviceIntegers* integers :
+       {&ids_, &sequence_start_, &slots_, &positions_, &kept_rows_, &rules_, &steps_, &history_})
+    integers->forget();
+}
+
+void ForwardPass::finish(std::vector<std::int32_t>& next_tokens) {
+  next_tokens.clear();
+  if (unfinished_.empty()) return;
+  next_tokens.resize(static_cast<std::size_t>(unfinished_.front()));
+  unfinished_.pop_front();
+  backend_.finish_download(Tensor(next_tokens.data(), DType::i32, {std::ssize(next_tokens)}));
 }
 
 }  // namespace mamba2

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <span>
 #include <vector>
 
@@ -20,8 +21,13 @@ class ForwardPass {
       : config_(config), weights_(weights), backend_(backend) {}
 
   /// head: null for no logits.  Tensors of output that have the right shape already are written in place.
+  /// Tokens that sequences ask for are under way when it returns.
   void run(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options,
            const PreparedWeight* head, ForwardOutput& output);
+  /// Passes whose tokens nobody has fetched yet.
+  std::size_t unfinished() const { return unfinished_.size(); }
+  /// The tokens of the oldest of them, in the order of the sequences that asked.
+  void finish(std::vector<std::int32_t>& next_tokens);
 
  private:
   /// Tokens [begin, begin + count) of a sequence that are part of a piece; first_row is where they stand in the output.
@@ -30,14 +36,29 @@ class ForwardPass {
     std::int64_t begin, count, first_row;
   };
 
+  /// The rows of a piece that are projected, as they stand in it.
+  struct Kept {
+    std::int64_t for_host = 0;    // rows whose logits are downloaded, first
+    std::int64_t for_choice = 0;  // rows from which a token is chosen, after them
+    Tensor rows;                  // of both; absent where they are all rows of the piece, in order
+    Tensor rules, steps, history;
+    Tensor positions;  // to be moved on: where every token of the piece asks for the next
+  };
+
   void check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache);
+  void check_tokens(std::span<const SequenceInput> sequences);
+  void run_pieces(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const PreparedWeight* head,
+                  ForwardOutput& output);
   void split(std::span<const SequenceInput> sequences);
   Batch describe(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Mamba2Cache& cache);
   void run_piece(std::span<const SequenceInput> sequences, std::span<const Segment> piece, Mamba2Cache& cache,
                  const PreparedWeight* head, ForwardOutput& output);
   void embed(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Tensor& hidden);
-  void project_kept(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Tensor& normed,
-                    const PreparedWeight& head, const Tensor& logits);
+  Kept find_kept(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Batch& batch);
+  void describe_requests(Kept& kept);
+  void project_kept(const Kept& kept, const Tensor& normed, const PreparedWeight& head, const Tensor& logits);
+  void choose(const Kept& kept, const Tensor& logits, std::int64_t first);
+  void forget_integers();
 
   const Mamba2Config& config_;
   const ModelWeights& weights_;
@@ -46,10 +67,15 @@ class ForwardPass {
   std::vector<Segment> segments_;        // of all pieces, end to end
   std::vector<std::size_t> piece_ends_;  // in segments_
   Activations activations_;
-  DeviceIntegers ids_, sequence_start_, slots_, positions_, kept_rows_;
-  DeviceTensor kept_;    // (rows, hidden_size)
-  DeviceTensor logits_;  // (rows, vocab_size)
+  DeviceIntegers ids_, sequence_start_, slots_, positions_, kept_rows_, rules_, steps_, history_;
+  std::vector<const TokenRequest*> requests_;  // of a piece
+  DeviceTensor kept_;                          // (rows, hidden_size)
+  DeviceTensor logits_;                        // (rows, vocab_size)
   std::int64_t logits_done_ = 0;
+  DeviceTensor tokens_;  // (rows) i32: chosen by the last call
+  std::int64_t tokens_done_ = 0;
+  std::vector<std::int64_t> chosen_slots_;  // whose tokens tokens_ holds, where the call chose one for every sequence
+  std::deque<std::int64_t> unfinished_;     // tokens of each download under way
 };
 
 }  // namespace mamba2

@@ -119,6 +119,8 @@ Mamba2Cache Mamba2Model::make_cache(std::int64_t slots) const {
 
 ForwardOutput Mamba2Model::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                                    const ForwardOptions& options) {
+  for (const SequenceInput& sequence : sequences)
+    require(sequence.next == nullptr, "a token is asked for of a model without a language-modelling head");
   ForwardOutput output;
   parts_->pass->run(sequences, cache, options, nullptr, output);
   return output;
@@ -143,7 +145,21 @@ ForwardOutput Mamba2ForCausalLM::forward(std::span<const SequenceInput> sequence
 
 void Mamba2ForCausalLM::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                                 const ForwardOptions& options, ForwardOutput& output) {
-  model_.parts_->pass->run(sequences, cache, options, model_.weights().head(), output);
+  ForwardPass& pass = *model_.parts_->pass;
+  require(pass.unfinished() == 0, "{} passes are not finished", pass.unfinished());
+  pass.run(sequences, cache, options, model_.weights().head(), output);
+  pass.finish(output.next_tokens);
+}
+
+void Mamba2ForCausalLM::start(std::span<const SequenceInput> sequences, Mamba2Cache& cache) {
+  for (const SequenceInput& sequence : sequences)
+    require(sequence.next != nullptr, "slot {} does not ask for a token", sequence.slot);
+  ForwardOutput none;
+  model_.parts_->pass->run(sequences, cache, {}, model_.weights().head(), none);
+}
+
+void Mamba2ForCausalLM::finish(std::vector<std::int32_t>& next_tokens) {
+  model_.parts_->pass->finish(next_tokens);
 }
 
 void Mamba2ForCausalLM::save_pretrained(const std::string& folder, const std::string& dtype) const {

@@ -29,13 +29,19 @@ struct LoadOptions {
   bool deterministic = false;       ///< equal bits whatever the batch and the split of a prompt
 };
 
+/// Stands for the token that the call before chose for a sequence, whose id is on the device and need not be known on
+/// the host: all sequences of a call have it or none, and it names the slots of the call before in their order, each of
+/// which asked for a token.
+inline constexpr std::int32_t chosen_token = -1;
+
 /// Tokens of one sequence to feed now.
 struct SequenceInput {
   std::span<const std::int32_t> input_ids = {};
   /// (tokens, hidden_size) in the place of input_ids, or empty.
   std::span<const float> inputs_embeds = {};
-  std::int64_t slot = 0;            ///< of the cache, where the sequence's state is read and replaced
-  std::int64_t logits_to_keep = 1;  ///< the last so many positions are projected; 0: none; all_positions: every one
+  std::int64_t slot = 0;               ///< of the cache, where the sequence's state is read and replaced
+  std::int64_t logits_to_keep = 1;     ///< the last so many positions are projected; 0: none; all_positions: every one
+  const TokenRequest* next = nullptr;  ///< set: a token is asked for, and no logits
 };
 inline constexpr std::int64_t all_positions = -1;
 
@@ -50,6 +56,7 @@ struct ForwardOutput {
   HostTensor last_hidden_state;  ///< (tokens, hidden_size), sequences end to end
   std::vector<HostTensor>
       hidden_states;  ///< num_hidden_layers + 1 of (tokens, hidden_size): embeddings, then after layer I
+  std::vector<std::int32_t> next_tokens;  ///< of the sequences that asked for one, or a TokenRefusal
 };
 
 /// The backbone: embeddings, layers, final norm.
@@ -111,6 +118,10 @@ class Mamba2ForCausalLM {
   /// decode loop allocates nothing.
   void forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options,
                ForwardOutput& output);
+  /// Asks for a forward pass of sequences that each want a token, and does not wait for it: finish() gives the tokens
+  /// of the oldest one.  So a next pass may be under way (chosen_token) while the host looks at the last one's tokens.
+  void start(std::span<const SequenceInput> sequences, Mamba2Cache& cache);
+  void finish(std::vector<std::int32_t>& next_tokens);
 
   /// Writes config.json and safetensors in merged Hugging Face form where it can hold the model, in the fork's where
   /// attention or MLP layers need it, else in state-spaces' names.  dtype: "auto" keeps each tensor's.

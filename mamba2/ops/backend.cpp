@@ -39,6 +39,17 @@ DeviceTensor Backend::upload(const Tensor& host, DType dtype) {
   return made;
 }
 
+void Backend::start_download(const Tensor& on_device) {
+  download(on_device, started_downloads_.emplace_back(on_device.dtype, on_device.shape));
+}
+
+void Backend::finish_download(const Tensor& host) {
+  require(!started_downloads_.empty(), "no download was started");
+  const HostTensor oldest = std::move(started_downloads_.front());
+  started_downloads_.pop_front();
+  convert(oldest, host);
+}
+
 void Backend::run(const Embedding& op) {
   check(op, *this);
   compute(op);
@@ -94,6 +105,14 @@ void Backend::run(const GatherRows& op) {
 void Backend::run(const CrossEntropy& op) {
   check(op, *this);
   compute(op);
+}
+void Backend::run(const ChooseToken& op) {
+  check(op, *this);
+  compute(op);
+}
+
+void Backend::compute(const ChooseToken&) {
+  fail("the {} backend does not choose tokens", name());
 }
 
 void Backend::compute(const Mixer& op) {

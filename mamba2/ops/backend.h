@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <deque>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -80,6 +81,10 @@ class Backend {
   /// Host to device and back; shapes and dtypes equal, both contiguous.
   virtual void upload(const Tensor& host, const Tensor& on_device) = 0;
   virtual void download(const Tensor& on_device, const Tensor& host) = 0;
+  /// A download in two parts, so that work may be asked for in between: what a small tensor without gaps holds now,
+  /// and the oldest of those started, in a host tensor of its dtype and shape.
+  virtual void start_download(const Tensor& on_device);
+  virtual void finish_download(const Tensor& host);
   /// Device to device, shapes and dtypes equal; the outermost dimension may be strided.
   virtual void copy(const Tensor& from, const Tensor& to) = 0;
   virtual void zero(const Tensor& tensor) = 0;
@@ -98,6 +103,9 @@ class Backend {
   void run(const Attention& op);
   void run(const GatherRows& op);
   void run(const CrossEntropy& op);
+  /// Whether ChooseToken is there; without it logits are downloaded and tokens chosen on the host.
+  virtual bool chooses_tokens() const { return false; }
+  void run(const ChooseToken& op);
 
  protected:
   friend class Buffer;
@@ -119,6 +127,10 @@ class Backend {
   virtual void compute(const Attention& op) = 0;
   virtual void compute(const GatherRows& op) = 0;
   virtual void compute(const CrossEntropy& op) = 0;
+  virtual void compute(const ChooseToken& op);
+
+ private:
+  std::deque<HostTensor> started_downloads_;
 };
 
 /// How to open a device; unknown names are errors.

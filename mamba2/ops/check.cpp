@@ -269,4 +269,24 @@ void check(const CrossEntropy& op, const Backend& backend) {
   c.precise("out", op.out, Shape{op.logits.size(0)});
 }
 
+void check(const ChooseToken& op, const Backend& backend) {
+  const Checker c("ChooseToken", backend);
+  c.rank("logits", op.logits, 2);
+  c.activation("logits", op.logits);
+  const std::int64_t rows = op.logits.size(0);
+  c.that(op.logits.size(1) > 0, "logits is {}, expected a token to choose", to_string(op.logits.shape));
+  auto integers = [&](std::string_view operand, const Tensor& tensor, const Shape& shape) {
+    c.shape(operand, tensor, shape);
+    c.dtype(operand, tensor, DType::i32);
+  };
+  integers("rules", op.rules, Shape{rows, token_rule_words});
+  c.that(op.rules.contiguous(), "rules has gaps between its rows");
+  integers("steps", op.steps, Shape{rows});
+  integers("out", op.out, Shape{rows});
+  if (!op.positions.empty()) integers("positions", op.positions, Shape{op.positions.elements()});
+  if (op.history.empty()) return;
+  c.rank("history", op.history, 2);
+  integers("history", op.history, Shape{rows, op.history.size(1)});
+}
+
 }  // namespace mamba2

@@ -19,5 +19,6 @@ void check(const Rope& op, const Backend& backend);
 void check(const Attention& op, const Backend& backend);
 void check(const GatherRows& op, const Backend& backend);
 void check(const CrossEntropy& op, const Backend& backend);
+void check(const ChooseToken& op, const Backend& backend);
 
 }  // namespace mamba2

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string_view>
 
+#include "mamba2/ops/token_rule.h"
 #include "mamba2/tensor/tensor.h"
 
 /// The operations that a backend provides, one struct of named arguments each.  Unless said otherwise every tensor lies
@@ -207,6 +208,16 @@ struct GatherRows {
 /// (n) i32; out (n) f32, or f64 where the activations are.
 struct CrossEntropy {
   Tensor logits, labels, out;
+};
+
+/// out[i] = the token that rules[i] chooses from logits[i], or one of the refusals below.  For backends that choose
+/// tokens (Backend::chooses_tokens).  logits (rows, vocab_size), work space: its contents are free afterwards; rules
+/// (rows, token_rule_words) i32, TokenRules as words; steps (rows) i32: how many tokens of its sequence were chosen
+/// before, one more afterwards; history (rows, n) i32: the tokens of its sequence, which repetition_penalty goes by,
+/// and -1 for none, or absent where no rule has a penalty; positions (n) i32 or absent: each one more afterwards; out
+/// (rows) i32.
+struct ChooseToken {
+  Tensor logits, rules, steps, history, positions, out;
 };
 
 /// The name in a config ("silu", "swish", "gelu", "gelu_new", ...), or nothing.

@@ -1,0 +1,388 @@
+// Matrix times few vectors on tensor cores, bound by reading the matrix once: W in bf16, Hopper.
+//
+// Parallel: a block a multiprocessor, each with an equal run of W's rows, cut into tiles of 16 or 32 rows (and one of
+// what is left, so that no byte is read twice).  A stage is a tile's next 512 columns; each of eight warps multiplies
+// 64 of them, and a tile's sums fold over the warps in the end. In flight: a ninth warp keeps all stages (96 KiB) under
+// way by bulk copies.  Weights never change, so it starts before the kernel ahead, which leaves x, is done; two such
+// kernels fit a multiprocessor. Precision: up to eight rows of f32, each element as three bf16s whose sum it is, so
+// that all products are exact and summed in f32; or up to 32 rows that are bf16.  The rows of x are columns of the
+// product: none meets another, so a row's bits depend on no other row. Fragments: within 64 columns, which element
+// takes which place of the 16 that one instruction sums is free as long as W and x agree: lane (g, t) reads columns 16
+// t to 16 t + 15 of its row, two 16-byte pieces, free of bank conflicts in swizzled panels. Norm: the squares of x are
+// summed beside the first tile, sums are scaled at the end.
+#include <algorithm>
+
+#include "mamba2/cuda/check.h"
+#include "mamba2/cuda/device.h"
+#include "mamba2/cuda/early_launch.cuh"
+#include "mamba2/cuda/element.cuh"
+#include "mamba2/cuda/hopper.cuh"
+#include "mamba2/cuda/linear.h"
+#include "mamba2/cuda/tensor_map.h"
+
+namespace mamba2::cuda {
+namespace {
+
+constexpr int warps = 8;
+constexpr int consumer_threads = 32 * warps, block_threads = consumer_threads + 32;
+constexpr int panel_columns = 64;
+constexpr int ring_bytes = 96 << 10;
+constexpr int fold_barrier = 1;
+
+struct Streamed {
+  CUtensorMap whole_tiles, last_tile;  // boxes of a tile's rows, and of those left
+  LinearRows op;
+  int block_rows, last_rows;  // of W: in a block, and in its last tile where that is smaller
+};
+
+/// What a block keeps in shared memory for tiles of 16 Tiles rows and 8 Columns rows of x.
+template <int Tiles, int Columns>
+struct Layout {
+  static constexpr int tile_rows = 16 * Tiles;
+  static constexpr int panel_bytes = tile_rows * panel_row_bytes;
+  static constexpr int stage_bytes = warps * panel_bytes;
+  static constexpr int stages = ring_bytes / stage_bytes;
+  static constexpr int fold_stride = tile_rows + 4;  // its rows start in different banks
+  static constexpr int fold_floats = 8 * Columns * fold_stride;
+
+  alignas(panel_atom_bytes) std::byte ring[stages][stage_bytes];
+  float fold[2][warps][fold_floats];
+  float squares[warps][8];
+  std::uint64_t full[stages], empty[stages];
+};
+
+/// d += a b for a 16 x 16 tile of W and 8 rows of x.
+__device__ __forceinline__ void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+/// The sixteen elements that a lane holds of rows of x, as pairs of bf16.
+template <class X, int Columns>
+struct Fragment;
+
+/// f32: three parts, largest first, that sum to the element.
+template <>
+struct Fragment<float, 1> {
+  static constexpr int parts = 3;
+  float values[16];
+  unsigned pairs[parts][8];
+
+  /// Elements from this column on of the lane's row.
+  __device__ __forceinline__ void load(const LinearRows& op, int row, int column) {
+    const float* x = static_cast<const float*>(op.x.data) + row * op.x.stride + column;
+#pragma unroll
+    for (int v = 0; v < 4; ++v) {
+      const float4 four = row < op.rows ? reinterpret_cast<const float4*>(x)[v] : float4{};
+      values[4 * v] = four.x;
+      values[4 * v + 1] = four.y;
+      values[4 * v + 2] = four.z;
+      values[4 * v + 3] = four.w;
+    }
+  }
+  __device__ __forceinline__ float squares() const {
+    float sum = 0;
+#pragma unroll
+    for (const float value : values) sum = fmaf(value, value, sum);
+    return sum;
+  }
+  __device__ __forceinline__ void scale(const float* gains) {
+#pragma unroll
+    for (int v = 0; v < 4; ++v) {
+      const float4 four = reinterpret_cast<const float4*>(gains)[v];
+      values[4 * v] *= four.x;
+      values[4 * v + 1] *= four.y;
+      values[4 * v + 2] *= four.z;
+      values[4 * v + 3] *= four.w;
+    }
+  }
+  __device__ __forceinline__ void split() {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      float low = values[2 * i], high = values[2 * i + 1];
+#pragma unroll
+      for (int p = 0; p < parts; ++p) {
+        pairs[p][i] = packed(low, high, __nv_bfloat16());
+        const float2 taken = unpacked(pairs[p][i], __nv_bfloat16());
+        low -= taken.x;
+        high -= taken.y;
+      }
+    }
+  }
+};
+
+template <int Columns>
+struct Fragment<__nv_bfloat16, Columns> {
+  static constexpr int parts = 1;
+  unsigned pairs[Columns][8];
+
+  __device__ __forceinline__ void load(const LinearRows& op, int row, int column) {
+#pragma unroll
+    for (int c = 0; c < Columns; ++c) {
+      const int own = 8 * c + row;
+      const __nv_bfloat16* x = static_cast<const __nv_bfloat16*>(op.x.data) + own * op.x.stride + column;
+#pragma unroll
+      for (int v = 0; v < 2; ++v) {
+        const uint4 four = own < op.rows ? reinterpret_cast<const uint4*>(x)[v] : uint4{};
+        pairs[c][4 * v] = four.x;
+        pairs[c][4 * v + 1] = four.y;
+        pairs[c][4 * v + 2] = four.z;
+        pairs[c][4 * v + 3] = four.w;
+      }
+    }
+  }
+};
+
+/// A block's share of W and where it is in it.
+struct Share {
+  int first, end, panels, rounds;  // rows of W; panels of 64 columns; stages of a tile
+
+  __device__ __forceinline__ explicit Share(const Streamed& s) {
+    first = static_cast<int>(blockIdx.x) * s.block_rows;
+    end = min(first + s.block_rows, s.op.outputs);
+    panels = s.op.inputs / panel_columns;
+    rounds = (panels + warps - 1) / warps;
+  }
+};
+
+template <class L>
+__device__ void copy_weights(const Streamed& s, L& shared) {
+  const Share share(s);
+  int stage = 0, parity = 1;  // the first round finds the stages empty
+  for (int row = share.first; row < share.end; row += L::tile_rows) {
+    const bool whole = row + L::tile_rows <= share.first + s.block_rows;
+    const CUtensorMap* map = whole ? &s.whole_tiles : &s.last_tile;
+    const int panel_bytes = (whole ? L::tile_rows : s.last_rows) * panel_row_bytes;
+    for (int round = 0; round < share.rounds; ++round) {
+      const int count = min(warps, share.panels - round * warps);
+      barrier_wait(shared.empty + stage, parity);
+      barrier_arrive_expect(shared.full + stage, count * panel_bytes);
+      for (int p = 0; p < count; ++p)
+        copy_box(shared.ring[stage] + p * L::panel_bytes, map, (round * warps + p) * panel_columns, row,
+                 shared.full + stage);
+      if (++stage == L::stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  }
+}
+
+/// Sixteen columns of two rows of W, by the lane's place in a panel.
+__device__ __forceinline__ void load_tile(unsigned (&a)[4][4], const std::byte* panel, int g, int t) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int piece = ((2 * t + half) ^ g) * vector_bytes;
+    const uint4 upper = load_vector(panel + g * panel_row_bytes + piece);
+    const uint4 lower = load_vector(panel + (g + 8) * panel_row_bytes + piece);
+    const unsigned up[4] = {upper.x, upper.y, upper.z, upper.w}, low[4] = {lower.x, lower.y, lower.z, lower.w};
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+      a[2 * half + pair][0] = up[2 * pair];
+      a[2 * half + pair][1] = low[2 * pair];
+      a[2 * half + pair][2] = up[2 * pair + 1];
+      a[2 * half + pair][3] = low[2 * pair + 1];
+    }
+  }
+}
+
+/// 1 / rms of a row of x, from the squares that the warps have summed.
+template <class L>
+__device__ __forceinline__ float scale_of(const LinearRows& op, const L& shared, int row) {
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < warps; ++w) sum += shared.squares[w][row];
+  return rsqrtf(sum / static_cast<float>(op.inputs) + op.norm.eps);
+}
+
+/// This block's piece of the normed rows.
+template <class L>
+__device__ void write_normed(const LinearRows& op, const L& shared) {
+  const int piece = (op.inputs + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
+  const int first = static_cast<int>(blockIdx.x) * piece, width = min(piece, op.inputs - first);
+  if (width <= 0) return;
+  for (int i = static_cast<int>(threadIdx.x); i < width * static_cast<int>(op.rows); i += consumer_threads) {
+    const int r = i / width, k = first + i % width;
+    const float x = static_cast<const float*>(op.x.data)[r * op.x.stride + k];
+    static_cast<float*>(op.norm.normed.data)[r * op.norm.normed.stride + k] =
+        x * scale_of(op, shared, r) * op.norm.weight[k];
+  }
+}
+
+template <class X, int Tiles, int Columns, bool Normed>
+__device__ void multiply_weights(const Streamed& s, Layout<Tiles, Columns>& shared) {
+  using L = Layout<Tiles, Columns>;
+  constexpr int outs = L::tile_rows * 8 * Columns, outs_each = (outs + consumer_threads - 1) / consumer_threads;
+  const LinearRows& op = s.op;
+  const Share share(s);
+  const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, g = tid % 32 / 4, t = tid % 4;
+  int stage = 0, parity = 0, buffer = 0;
+  for (int row = share.first; row < share.end; row += L::tile_rows) {
+    // What is added to the sums is on its way while they are made.
+    float added[outs_each];
+#pragma unroll
+    for (int i = 0; i < outs_each; ++i) {
+      const int place = tid + i * consumer_threads, output = row + place % L::tile_rows, r = place / L::tile_rows;
+      const bool exists = place < outs && output < share.end && r < op.rows;
+      added[i] = exists && op.bias != nullptr ? op.bias[output] : 0.0F;
+      if (exists && op.add.data != nullptr)
+        added[i] += static_cast<const float*>(op.add.data)[r * op.add.stride + output];
+    }
+    constexpr int parts = Fragment<X, Columns>::parts;
+    float sums[Tiles][Columns][parts][4] = {};
+    float squares = 0;
+    for (int round = 0; round < share.rounds; ++round) {
+      const int panel = round * warps + warp;
+      const bool exists = panel < share.panels;
+      Fragment<X, Columns> x;
+      if (exists) {
+        const int column = panel * panel_columns + 16 * t;
+        x.load(op, g, column);
+        if constexpr (parts == 3) {
+          if constexpr (Normed) {
+            if (row == share.first) squares += x.squares();
+            x.scale(op.norm.weight + column);
+          }
+          x.split();
+        }
+      }
+      barrier_wait(shared.full + stage, parity);
+      if (exists) {
+#pragma unroll
+        for (int m = 0; m < Tiles; ++m) {
+          unsigned a[4][4];
+          load_tile(a, shared.ring[stage] + warp * L::panel_bytes + m * 16 * panel_row_bytes, g, t);
+#pragma unroll
+          for (int step = 0; step < 4; ++step) {
+#pragma unroll
+            for (int c = 0; c < Columns; ++c) {
+#pragma unroll
+              for (int p = 0; p < parts; ++p) {
+                const auto& pairs = x.pairs[parts == 3 ? p : c];
+                multiply(sums[m][c][p], a[step], pairs[2 * step], pairs[2 * step + 1]);
+              }
+            }
+          }
+        }
+      }
+      __syncwarp();
+      if (tid % 32 == 0) barrier_arrive(shared.empty + stage);
+      if (++stage == L::stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+    float* const fold = shared.fold[buffer][warp];
+#pragma unroll
+    for (int m = 0; m < Tiles; ++m) {
+#pragma unroll
+      for (int c = 0; c < Columns; ++c) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float sum = sums[m][c][parts - 1][i];
+#pragma unroll
+          for (int p = parts - 2; p >= 0; --p) sum += sums[m][c][p][i];
+          fold[(8 * c + 2 * t + i % 2) * L::fold_stride + 16 * m + g + i / 2 * 8] = sum;
+        }
+      }
+    }
+    if (Normed && row == share.first) {
+      squares += __shfl_xor_sync(0xFFFFFFFFU, squares, 1);
+      squares += __shfl_xor_sync(0xFFFFFFFFU, squares, 2);
+      if (t == 0) shared.squares[warp][g] = squares;
+    }
+    named_barrier(fold_barrier, consumer_threads);
+#pragma unroll
+    for (int i = 0; i < outs_each; ++i) {
+      const int place = tid + i * consumer_threads, output = row + place % L::tile_rows, r = place / L::tile_rows;
+      if (place >= outs || output >= share.end || r >= op.rows) continue;
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < warps; ++w) sum += shared.fold[buffer][w][r * L::fold_stride + place % L::tile_rows];
+      if constexpr (Normed) sum *= scale_of(op, shared, r);
+      static_cast<float*>(op.out.data)[r * op.out.stride + output] = sum + added[i];
+    }
+    if (Normed && row == share.first) write_normed(op, shared);
+    buffer ^= 1;
+  }
+}
+
+template <class X, int Tiles, int Columns, bool Normed>
+__global__ void __launch_bounds__(block_threads, 1) streamed_kernel(const __grid_constant__ Streamed s) {
+#if __CUDA_ARCH__ >= 900
+  using L = Layout<Tiles, Columns>;
+  extern __shared__ std::byte memory[];
+  L& shared = *reinterpret_cast<L*>((reinterpret_cast<std::uintptr_t>(memory) + panel_atom_bytes - 1) /
+                                    panel_atom_bytes * panel_atom_bytes);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < L::stages; ++i) {
+      barrier_init(shared.full + i, 1);
+      barrier_init(shared.empty + i, warps);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x >= consumer_threads) {
+    if (threadIdx.x == consumer_threads) copy_weights(s, shared);
+    return;
+  }
+  wait_for_previous();
+  multiply_weights<X, Tiles, Columns, Normed>(s, shared);
+#endif
+}
+
+template <class X, int Tiles, int Columns, bool Normed>
+void launch(const LinearRows& op, cudaStream_t stream) {
+  using L = Layout<Tiles, Columns>;
+  auto* const kernel = streamed_kernel<X, Tiles, Columns, Normed>;
+  constexpr int shared_bytes = sizeof(L) + panel_atom_bytes;
+  static const bool raised = [&] {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), "linear (streamed)");
+    return true;
+  }();
+  (void)raised;
+  const int blocks = current_device().multiprocessors;
+  Streamed s;
+  s.op = op;
+  s.block_rows = (op.outputs + blocks - 1) / blocks;
+  s.last_rows = s.block_rows % L::tile_rows == 0 ? L::tile_rows : s.block_rows % L::tile_rows;
+  s.whole_tiles = panel_map(op.weight, DType::bf16, op.inputs, op.outputs, L::tile_rows);
+  s.last_tile = panel_map(op.weight, DType::bf16, op.inputs, op.outputs, s.last_rows);
+  const int used = (op.outputs + s.block_rows - 1) / s.block_rows;
+  launch_early<const Streamed>(kernel, s, dim3(static_cast<unsigned>(used)), block_threads, "linear (streamed)", stream,
+                               shared_bytes);
+}
+
+bool aligned(const void* data, std::int64_t stride_bytes) {
+  return reinterpret_cast<std::uintptr_t>(data) % vector_bytes == 0 && stride_bytes % vector_bytes == 0;
+}
+
+}  // namespace
+
+bool linear_streamed_takes(const LinearRows& op) {
+  const bool rows_fit = op.x_dtype == DType::f32 ? op.rows <= few_rows_limit
+                                                 : op.x_dtype == DType::bf16 && op.rows <= streamed_rows_limit;
+  return current_device().compute_capability / 10 == 9 && op.weight_dtype == DType::bf16 && rows_fit &&
+         op.inputs % panel_columns == 0 && op.inputs > 0 && aligned(op.weight.data, op.weight.stride * 2) &&
+         aligned(op.x.data, op.x.stride * static_cast<std::int64_t>(element_size(op.x_dtype))) &&
+         reinterpret_cast<std::uintptr_t>(op.norm.weight) % vector_bytes == 0 &&
+         (op.norm.weight == nullptr || op.x_dtype == DType::f32);
+}
+
+void linear_streamed(const LinearRows& op, cudaStream_t stream) {
+  if (op.rows == 0 || op.outputs == 0) return;
+  if (op.x_dtype == DType::bf16) {
+    if (op.rows <= 8) return launch<__nv_bfloat16, 2, 1, false>(op, stream);
+    if (op.rows <= 16) return launch<__nv_bfloat16, 2, 2, false>(op, stream);
+    return launch<__nv_bfloat16, 2, 4, false>(op, stream);
+  }
+  if (op.norm.weight != nullptr) return launch<float, 1, 1, true>(op, stream);
+  launch<float, 1, 1, false>(op, stream);
+}
+
+}  // namespace mamba2::cuda
