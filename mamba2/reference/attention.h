@@ -16,7 +16,7 @@ inline double rope_theta(const RopeParameters& parameters, std::int64_t length) 
   return parameters.theta * std::pow(parameters.factor * stretch - (parameters.factor - 1), dim / (dim - 2));
 }
 
-template <class T>
+template <class T, class Real>
 void rope(const Rope& op) {
   const std::int64_t half = op.parameters.rotary_dim / 2;
   const std::int32_t* positions = integers(op.batch.positions);
@@ -29,12 +29,12 @@ void rope(const Rope& op) {
       for (std::int64_t i = 0; i < half; ++i) {
         const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(op.parameters.rotary_dim);
         const double angle = position * std::pow(theta, -exponent);
-        const T cosine = static_cast<T>(std::cos(angle)), sine = static_cast<T>(std::sin(angle));
+        const auto cosine = static_cast<Real>(std::cos(angle)), sine = static_cast<Real>(std::sin(angle));
         for (std::int64_t h = 0; h < op.x.size(1); ++h) {
           T* x = row<T>(op.x, t, h);
-          const T low = x[i], high = x[i + half];
-          x[i] = low * cosine - high * sine;
-          x[i + half] = high * cosine + low * sine;
+          const Real low = x[i], high = x[i + half];
+          x[i] = static_cast<T>(low * cosine - high * sine);
+          x[i + half] = static_cast<T>(high * cosine + low * sine);
         }
       }
     }
@@ -42,36 +42,37 @@ void rope(const Rope& op) {
 }
 
 /// One query over the keys and values at positions 0 .. last of its slot.
-template <class T>
-void attend(const Attention& op, std::int64_t t, std::int64_t slot, std::int64_t h, std::vector<T>& scores) {
+template <class T, class Real>
+void attend(const Attention& op, std::int64_t t, std::int64_t slot, std::int64_t h, std::vector<Real>& scores) {
   const std::int64_t head_dim = op.q.size(2), kv_head = h / (op.q.size(1) / op.k.size(1));
   const std::int64_t count = integers(op.batch.positions)[t] + 1;
   const T* q = row<T>(op.q, t, h);
   scores.resize(static_cast<std::size_t>(count));
   const Tensor keys = op.k_cache[slot], values = op.v_cache[slot];
-  T largest = -std::numeric_limits<T>::infinity();
+  Real largest = -std::numeric_limits<Real>::infinity();
   for (std::int64_t j = 0; j < count; ++j) {
     const T* k = row<T>(keys, j, kv_head);
-    T dot = 0;
-    for (std::int64_t i = 0; i < head_dim; ++i) dot += q[i] * k[i];
-    scores[static_cast<std::size_t>(j)] = dot * static_cast<T>(op.scale);
+    Real dot = 0;
+    for (std::int64_t i = 0; i < head_dim; ++i) dot += static_cast<Real>(q[i]) * k[i];
+    scores[static_cast<std::size_t>(j)] = dot * static_cast<Real>(op.scale);
     largest = std::max(largest, scores[static_cast<std::size_t>(j)]);
   }
-  T total = 0;
-  for (T& score : scores) total += score = std::exp(score - largest);
-  T* out = row<T>(op.out, t, h);
-  std::fill_n(out, head_dim, T(0));
+  Real total = 0;
+  for (Real& score : scores) total += score = std::exp(score - largest);
+  std::vector<Real> sum(static_cast<std::size_t>(head_dim));
   for (std::int64_t j = 0; j < count; ++j) {
     const T* v = row<T>(values, j, kv_head);
-    const T share = scores[static_cast<std::size_t>(j)] / total;
-    for (std::int64_t i = 0; i < head_dim; ++i) out[i] += share * v[i];
+    const Real share = scores[static_cast<std::size_t>(j)] / total;
+    for (std::int64_t i = 0; i < head_dim; ++i) sum[static_cast<std::size_t>(i)] += share * v[i];
   }
+  T* out = row<T>(op.out, t, h);
+  for (std::int64_t i = 0; i < head_dim; ++i) out[i] = static_cast<T>(sum[static_cast<std::size_t>(i)]);
 }
 
-template <class T>
+template <class T, class Real>
 void attention(const Attention& op) {
   const std::int64_t head_dim = op.q.size(2);
-  std::vector<T> scores;
+  std::vector<Real> scores;
   for_each_sequence(op.batch, [&](std::int64_t, std::int64_t begin, std::int64_t end, std::int64_t slot) {
     for (std::int64_t t = begin; t < end; ++t) {
       const std::int64_t position = integers(op.batch.positions)[t];
@@ -79,7 +80,7 @@ void attention(const Attention& op) {
         std::copy_n(row<T>(op.k, t, h), head_dim, row<T>(op.k_cache[slot], position, h));
         std::copy_n(row<T>(op.v, t, h), head_dim, row<T>(op.v_cache[slot], position, h));
       }
-      for (std::int64_t h = 0; h < op.q.size(1); ++h) attend(op, t, slot, h, scores);
+      for (std::int64_t h = 0; h < op.q.size(1); ++h) attend<T, Real>(op, t, slot, h, scores);
     }
   });
 }

@@ -10,7 +10,9 @@
 #include "mamba2/tensor/quantized.h"
 #include "mamba2/tensor/tensor.h"
 
-/// How the reference reads and writes tensors: by rows, in the scalar T that it computes in (float or double).
+/// How the reference reads and writes tensors: by rows of T (float or double), what they are held in. Sums and
+/// functions are evaluated in Real, and rounded to T once where they are stored: with Real double, the error of a sum
+/// in f32 does not grow with its length.
 namespace mamba2::reference {
 
 template <class T>
@@ -42,11 +44,6 @@ void load(const Tensor& from, std::int64_t offset, std::int64_t count, T* to) {
     std::copy(values.begin(), values.end(), to);
     return;
   }
-  for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(element_as_double(from, offset + i));
-}
-
-inline void load(const Tensor& from, std::int64_t offset, std::int64_t count, float* to) {
-  if (is_quantized(from.dtype)) return load_blocks(from, offset, count, to);
   switch (from.dtype) {
     case DType::f32:
       for (std::int64_t i = 0; i < count; ++i) to[i] = from.as<float>()[offset + i];
@@ -55,23 +52,23 @@ inline void load(const Tensor& from, std::int64_t offset, std::int64_t count, fl
       for (std::int64_t i = 0; i < count; ++i) to[i] = to_float(from.as<bf16>()[offset + i]);
       return;
     default:
-      for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(element_as_double(from, offset + i));
+      for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(element_as_double(from, offset + i));
   }
 }
 
-template <class T>
-T apply(Activation act, T x) {
+template <class Real>
+Real apply(Activation act, Real x) {
   switch (act) {
     case Activation::none: return x;
-    case Activation::silu: return x / (T(1) + std::exp(-x));
-    case Activation::gelu: return T(0.5) * x * (T(1) + std::erf(x * T(0.70710678118654752440)));
+    case Activation::silu: return x / (Real(1) + std::exp(-x));
+    case Activation::gelu: return Real(0.5) * x * (Real(1) + std::erf(x * Real(0.70710678118654752440)));
     case Activation::gelu_tanh: {
-      const T inner = T(0.79788456080286535588) * (x + T(0.044715) * x * x * x);  // sqrt(2 / pi)
-      return T(0.5) * x * (T(1) + std::tanh(inner));
+      const Real inner = Real(0.79788456080286535588) * (x + Real(0.044715) * x * x * x);  // sqrt(2 / pi)
+      return Real(0.5) * x * (Real(1) + std::tanh(inner));
     }
-    case Activation::relu: return x > T(0) ? x : T(0);
+    case Activation::relu: return x > Real(0) ? x : Real(0);
     case Activation::tanh: return std::tanh(x);
-    case Activation::sigmoid: return T(1) / (T(1) + std::exp(-x));
+    case Activation::sigmoid: return Real(1) / (Real(1) + std::exp(-x));
   }
   return x;
 }

@@ -6,7 +6,7 @@
 
 namespace mamba2::reference {
 
-template <class T>
+template <class T, class Real>
 void cross_entropy(const CrossEntropy& op) {
   const std::int64_t classes = op.logits.size(1);
   for (std::int64_t t = 0; t < op.logits.size(0); ++t) {
@@ -15,10 +15,10 @@ void cross_entropy(const CrossEntropy& op) {
     out = 0;
     if (label == -100) continue;
     const T* logits = row<T>(op.logits, t);
-    const T largest = *std::max_element(logits, logits + classes);
-    T sum = 0;
+    const Real largest = *std::max_element(logits, logits + classes);
+    Real sum = 0;
     for (std::int64_t i = 0; i < classes; ++i) sum += std::exp(logits[i] - largest);
-    out = std::log(sum) + largest - logits[label];
+    out = static_cast<T>(std::log(sum) + largest - logits[label]);
   }
 }
 

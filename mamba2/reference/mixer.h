@@ -10,7 +10,7 @@
 /// What a Mamba-2 mixer does over time, one token after the other.
 namespace mamba2::reference {
 
-template <class T>
+template <class T, class Real>
 void causal_conv(const CausalConv& op) {
   const std::int64_t conv_dim = op.x.size(1), kernel = op.weight.size(1), context = kernel - 1;
   std::vector<T> window(static_cast<std::size_t>(kernel));  // oldest first, the present token last
@@ -23,9 +23,10 @@ void causal_conv(const CausalConv& op) {
       std::copy_n(state, context, window.begin());
       for (std::int64_t t = begin; t < end; ++t) {
         window.back() = row<T>(op.x, t)[c];
-        T sum = 0;
-        for (std::int64_t k = 0; k < kernel; ++k) sum += weight[k] * window[static_cast<std::size_t>(k)];
-        row<T>(op.out, t)[c] = apply(op.act, sum + bias);
+        Real sum = bias;
+        for (std::int64_t k = 0; k < kernel; ++k)
+          sum += static_cast<Real>(weight[k]) * window[static_cast<std::size_t>(k)];
+        row<T>(op.out, t)[c] = static_cast<T>(apply<Real>(op.act, sum));
         std::copy(window.begin() + 1, window.end(), window.begin());
       }
       std::copy_n(window.begin(), context, state);
@@ -33,14 +34,14 @@ void causal_conv(const CausalConv& op) {
   });
 }
 
-template <class T>
+template <class T, class Real>
 void time_step(const TimeStep& op) {
   for (std::int64_t t = 0; t < op.dt_raw.size(0); ++t)
     for (std::int64_t h = 0; h < op.dt_raw.size(1); ++h) {
-      const T x = row<T>(op.dt_raw, t)[h] + op.dt_bias.as<T>()[h];
-      const T softplus = std::max(x, T(0)) + std::log1p(std::exp(-std::abs(x)));  // ln(1 + e^x) without overflow
-      const T low = static_cast<T>(op.limit.min), high = static_cast<T>(op.limit.max);
-      row<T>(op.out, t)[h] = std::min(std::max(softplus, low), high);
+      const Real x = static_cast<Real>(row<T>(op.dt_raw, t)[h]) + op.dt_bias.as<T>()[h];
+      const Real softplus = std::max(x, Real(0)) + std::log1p(std::exp(-std::abs(x)));  // ln(1 + e^x) without overflow
+      const Real low = static_cast<Real>(op.limit.min), high = static_cast<Real>(op.limit.max);
+      row<T>(op.out, t)[h] = static_cast<T>(std::min(std::max(softplus, low), high));
     }
 }
 
@@ -77,27 +78,27 @@ class HeadState {
   std::vector<T> values_;
 };
 
-template <class T>
+template <class T, class Real>
 void scan_head(const SsdScan& op, std::int64_t begin, std::int64_t end, std::int64_t slot, std::int64_t h) {
   const std::int64_t head_dim = op.x.size(2), state_size = op.B.size(2);
   const std::int64_t group = h / (op.x.size(1) / op.B.size(1));
-  const T A = -std::exp(op.A_log.as<T>()[h]);
+  const Real A = -std::exp(static_cast<Real>(op.A_log.as<T>()[h]));
   HeadState<T> state(op.ssm_state, slot, h);
   for (std::int64_t t = begin; t < end; ++t) {
-    const T dt = row<T>(op.dt, t)[h];
-    const T decay = std::exp(dt * A);
+    const Real dt = row<T>(op.dt, t)[h];
+    const Real decay = std::exp(dt * A);
     const T* x = row<T>(op.x, t, h);
     const T* B = row<T>(op.B, t, group);
     const T* C = row<T>(op.C, t, group);
     for (std::int64_t p = 0; p < head_dim; ++p) {
       T* S = state.row(p);
-      T y = 0;
+      Real y = 0;
       for (std::int64_t n = 0; n < state_size; ++n) {
-        S[n] = decay * S[n] + dt * x[p] * B[n];
-        y += S[n] * C[n];
+        S[n] = static_cast<T>(decay * S[n] + dt * x[p] * B[n]);
+        y += static_cast<Real>(S[n]) * C[n];
       }
-      const T D = op.D.rank() == 2 ? row<T>(op.D, h)[p] : op.D.as<T>()[h];
-      row<T>(op.out, t, h)[p] = y + D * x[p];
+      const Real D = op.D.rank() == 2 ? row<T>(op.D, h)[p] : op.D.as<T>()[h];
+      row<T>(op.out, t, h)[p] = static_cast<T>(y + D * x[p]);
     }
   }
   if (op.rounding == StateRounding::stochastic && op.ssm_state.dtype == DType::bf16)
@@ -106,11 +107,11 @@ void scan_head(const SsdScan& op, std::int64_t begin, std::int64_t end, std::int
     state.store();
 }
 
-template <class T>
+template <class T, class Real>
 void ssd_scan(const SsdScan& op) {
   for_each_sequence(op.batch, [&](std::int64_t, std::int64_t begin, std::int64_t end, std::int64_t slot) {
     if (begin == end) return;
-    for (std::int64_t h = 0; h < op.x.size(1); ++h) scan_head<T>(op, begin, end, slot, h);
+    for (std::int64_t h = 0; h < op.x.size(1); ++h) scan_head<T, Real>(op, begin, end, slot, h);
   });
 }
 

@@ -35,7 +35,7 @@ const Tensor& matrix_of(const PreparedWeight* weight) {
   return static_cast<const ReferenceWeight*>(weight)->matrix;
 }
 
-template <class T>
+template <class T, class Real>
 class ReferenceBackend : public Backend {
  public:
   std::string_view name() const override { return "reference"; }
@@ -72,27 +72,28 @@ class ReferenceBackend : public Backend {
 
   using Backend::compute;
   void compute(const Embedding& op) override { reference::embedding<T>(op, matrix_of(op.weight)); }
-  void compute(const Linear& op) override { reference::linear<T>(op, matrix_of(op.weight)); }
-  void compute(const RmsNorm& op) override { reference::rms_norm<T>(op); }
-  void compute(const GatedRmsNorm& op) override { reference::gated_rms_norm<T>(op); }
-  void compute(const CausalConv& op) override { reference::causal_conv<T>(op); }
-  void compute(const TimeStep& op) override { reference::time_step<T>(op); }
-  void compute(const SsdScan& op) override { reference::ssd_scan<T>(op); }
-  void compute(const GatedActivation& op) override { reference::gated_activation<T>(op); }
-  void compute(const Activate& op) override { reference::activate<T>(op); }
-  void compute(const Rope& op) override { reference::rope<T>(op); }
-  void compute(const Attention& op) override { reference::attention<T>(op); }
+  void compute(const Linear& op) override { reference::linear<T, Real>(op, matrix_of(op.weight)); }
+  void compute(const RmsNorm& op) override { reference::rms_norm<T, Real>(op); }
+  void compute(const GatedRmsNorm& op) override { reference::gated_rms_norm<T, Real>(op); }
+  void compute(const CausalConv& op) override { reference::causal_conv<T, Real>(op); }
+  void compute(const TimeStep& op) override { reference::time_step<T, Real>(op); }
+  void compute(const SsdScan& op) override { reference::ssd_scan<T, Real>(op); }
+  void compute(const GatedActivation& op) override { reference::gated_activation<T, Real>(op); }
+  void compute(const Activate& op) override { reference::activate<T, Real>(op); }
+  void compute(const Rope& op) override { reference::rope<T, Real>(op); }
+  void compute(const Attention& op) override { reference::attention<T, Real>(op); }
   void compute(const GatherRows& op) override { reference::gather_rows<T>(op); }
-  void compute(const CrossEntropy& op) override { reference::cross_entropy<T>(op); }
+  void compute(const CrossEntropy& op) override { reference::cross_entropy<T, Real>(op); }
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_reference_backend(DType precision) {
-  require(precision == DType::f32 || precision == DType::f64, "the reference computes in f32 or f64, not in {}",
-          name(precision));
-  if (precision == DType::f64) return std::make_unique<ReferenceBackend<double>>();
-  return std::make_unique<ReferenceBackend<float>>();
+std::unique_ptr<Backend> make_reference_backend(DType precision, DType arithmetic) {
+  if (precision == DType::f64 && arithmetic == DType::f64) return std::make_unique<ReferenceBackend<double, double>>();
+  if (precision == DType::f32 && arithmetic == DType::f64) return std::make_unique<ReferenceBackend<float, double>>();
+  if (precision == DType::f32 && arithmetic == DType::f32) return std::make_unique<ReferenceBackend<float, float>>();
+  fail("the reference holds values in f32 or f64 and computes in that or in f64, not in {} and {}", name(precision),
+       name(arithmetic));
 }
 
 }  // namespace mamba2

@@ -130,7 +130,7 @@ Backend& truth() {
 }
 
 Backend& plain() {
-  static const std::unique_ptr<Backend> backend = make_reference_backend(DType::f32);
+  static const std::unique_ptr<Backend> backend = make_reference_backend(DType::f32, DType::f32);
   return *backend;
 }
 

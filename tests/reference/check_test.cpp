@@ -142,6 +142,7 @@ TEST_P(Check, RefusesAMatrixOfIntegers) {
 
 TEST(Reference, ComputesInF32OrF64Alone) {
   EXPECT_THROW(make_reference_backend(DType::bf16), Error);
+  EXPECT_THROW(make_reference_backend(DType::f64, DType::f32), Error);
 }
 
 }  // namespace
