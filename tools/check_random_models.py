@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Holds mamba2.cpp against a float64 evaluation in numpy, on random models of every dialect.
 
-Usage: check_random_models.py [--mamba2 BINARY] [--first SEED] [--count N] [--dialect NAME]
+Usage: check_random_models.py [--mamba2 BINARY] [--first SEED] [--count N] [--dialect NAME] [--layers N]
+                              [--tokens N]
 
 A seed draws a dialect, sizes (odd ones among them, groups, kernels from 1 to 5, every activation, time step limits,
 biases, attention with each kind of RoPE, MLPs, classification heads, tied and untied), a dtype for the file, and a batch
 whose rows are padded left or right. Logits, hidden states, states and loss of `mamba2 forward`, whole and fed in parts,
 and logits of `mamba2 classify` must be within 1e-5 (reference) or 2e-5 (cpu) of each tensor's largest value; what
 `mamba2 convert` writes must give the same. Prints the largest difference of each kind; exits with 1 where one is over.
+
+--layers and --tokens make deep models and long rows, where roundings add up.
 
 Needs numpy. The models are drawn as a table of plain fields, which config_of() puts into a dialect's words and
 evaluate() computes without looking at them again.
@@ -59,7 +62,7 @@ def draw_attention(rng, layers, rope_scalings):
         max_positions=rng.choice([8, 16, 100]), scale=1 / math.sqrt(head_dim))  # fmt: skip
 
 
-def draw(rng, dialect):
+def draw(rng, dialect, layers):
     """A model in plain fields."""
     m = SimpleNamespace(
         dialect=dialect, vocab=rng.randint(5, 90), layers=rng.randint(1, 4), state=rng.choice([1, 2, 3, 5, 8, 16, 17, 32]),
@@ -74,6 +77,7 @@ def draw(rng, dialect):
     if dialect == "codestral":  # mistral-inference fixes the rest
         m.state, m.head_dim, m.kernel, m.expand, m.bias, m.conv_bias = 128, 64, 4, 2, False, True
         m.layers = rng.randint(1, 2)
+    m.layers = layers or m.layers
     if dialect in ("state-spaces", "codestral"):
         m.vocab_multiple = rng.choice([1, 8, 16])
         m.unpadded_vocab, m.vocab = m.vocab, -(-m.vocab // m.vocab_multiple) * m.vocab_multiple
@@ -441,13 +445,13 @@ class Comparison:
                              *options).splitlines()  # fmt: skip
             self.compare(seed, device, "classes", [json.loads(line)["logits"] for line in lines], want)
 
-    def check(self, seed, dialect):
+    def check(self, seed, dialect, layers, tokens):
         rng = random.Random(seed)
-        m = draw(rng, dialect or rng.choice(DIALECTS))
+        m = draw(rng, dialect or rng.choice(DIALECTS), layers)
         with tempfile.TemporaryDirectory() as temporary:
             folder = pathlib.Path(temporary)
             weights = write_model(m, rng, folder / "model", weights_of(m, np.random.default_rng(seed)))
-            longest = rng.choice([1, 2, 3, 7, 20, 33])
+            longest = tokens or rng.choice([1, 2, 3, 7, 20, 33])
             lengths = [longest, *(rng.randint(1, longest) for _ in range(rng.randint(0, 3)))]
             rows = [[rng.randrange(m.vocab) for _ in range(length)] for length in lengths]
             if m.head:  # 1 is the pad token
@@ -467,10 +471,12 @@ def main():
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--dialect", choices=DIALECTS)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--tokens", type=int)
     arguments = parser.parse_args()
     comparison = Comparison(arguments.mamba2)
     for seed in range(arguments.first, arguments.first + arguments.count):
-        comparison.check(seed, arguments.dialect)
+        comparison.check(seed, arguments.dialect, arguments.layers, arguments.tokens)
     for (device, name), (error, seed) in sorted(comparison.worst.items()):
         print(f"{device:10} {name:18} {error:.1e} (seed {seed})")
     print(f"{arguments.count} models, {comparison.failures} tensors over the tolerance")
