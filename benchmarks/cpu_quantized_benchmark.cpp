@@ -3,6 +3,7 @@
 #include <benchmark/benchmark.h>
 
 #include <chrono>
+#include <cstring>
 #include <vector>
 
 #include "benchmarks/random_tensor.h"

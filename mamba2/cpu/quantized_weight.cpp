@@ -74,7 +74,7 @@ void reorder_bits(const QuantizedLayout& layout, std::byte* block, std::uint32_t
 }
 
 std::size_t block_bytes(const QuantizedLayout& layout) {
-  return static_cast<std::size_t>(layout.halves * 2 + layout.quads * 4);
+  return static_cast<std::size_t>(layout.halves) * 2 + static_cast<std::size_t>(layout.quads) * 4;
 }
 
 /// A row's blocks into a panel.

@@ -13,7 +13,7 @@ namespace {
 
 std::string find_config(const std::string& folder) {
   for (const char* name : {"config.json", "params.json"})
-    if (const std::string path = join_path(folder, name); file_exists(path)) return path;
+    if (std::string path = join_path(folder, name); file_exists(path)) return path;
   fail("{}: holds neither config.json nor params.json", printable(folder, 4096));
 }
 

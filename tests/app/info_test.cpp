@@ -6,7 +6,7 @@ namespace mamba2 {
 namespace {
 
 std::string dialect_of(const std::string& name) {
-  for (const std::string dialect : {"fork", "state-spaces", "codestral"})
+  for (std::string dialect : {"fork", "state-spaces", "codestral"})
     if (name.starts_with(dialect)) return dialect;
   return "huggingface";
 }

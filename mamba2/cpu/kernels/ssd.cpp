@@ -35,7 +35,7 @@ struct Scratch {
   float* decay;  // exp(c)
   float* D;      // [panels * panel]
 
-  Scratch(const ScanTask& t)
+  explicit Scratch(const ScanTask& t)
       : panels((t.head_dim + panel - 1) / panel),
         state_size(t.state_size),
         chunk(t.chunk),

@@ -33,10 +33,10 @@ MAMBA2_INLINE void step_rows(const ScanTask& t, const StepInput& in, std::int64_
     input[r] = broadcast(in.dt * in.x[p + r]);
     row[r] = state_row<form>(t, p + r);
   }
-  std::uint32_t noise[stochastic ? R : 1][noise_block];
+  std::uint32_t noise[R][noise_block];
   auto draw_at = [&](std::int64_t n) __attribute__((always_inline)) {
     if (stochastic && n % noise_block == 0)
-      for (int r = 0; r < R; ++r) draw_noise(t, in.token, p + r, n / noise_block, noise[stochastic ? r : 0]);
+      for (int r = 0; r < R; ++r) draw_noise(t, in.token, p + r, n / noise_block, noise[r]);
   };
   auto update = [&](int r, Floats before, Floats b, Floats c) __attribute__((always_inline)) {
     const Floats s = fma(input[r], b, before * in.decay);
@@ -51,16 +51,15 @@ MAMBA2_INLINE void step_rows(const ScanTask& t, const StepInput& in, std::int64_
     for (int r = 0; r < R; ++r) __builtin_prefetch(row[r] + n + state_rows_ahead * t.state_stride, 1);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
-      store_state<form>(row[r] + n, update(r, load_state(row[r] + n), b, c),
-                        noise[stochastic ? r : 0] + n % noise_block);
+      store_state<form>(row[r] + n, update(r, load_state(row[r] + n), b, c), noise[r] + n % noise_block);
   }
   const std::int64_t rest = t.state_size - n;
   if (rest > 0) {
     draw_at(n);
     const Floats b = load_some(in.B + n, rest), c = load_some(in.C + n, rest);
     for (int r = 0; r < R; ++r)
-      store_state_some<form>(row[r] + n, update(r, load_state_some(row[r] + n, rest), b, c),
-                             noise[stochastic ? r : 0] + n % noise_block, rest);
+      store_state_some<form>(row[r] + n, update(r, load_state_some(row[r] + n, rest), b, c), noise[r] + n % noise_block,
+                             rest);
   }
   for (int r = 0; r < R; ++r) in.y[p + r] = sum_of_lanes(sum[r]) + t.D[(p + r) * t.D_step] * in.x[p + r];
 }
