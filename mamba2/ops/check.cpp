@@ -7,20 +7,21 @@
 namespace mamba2 {
 namespace {
 
-/// Checks the operands of one op; every message starts with the op's name.
+/// Checks the operands of one op; every message starts with the op's name.  Texts of shapes are made where they are
+/// needed alone: a step checks some hundred ops.
 class Checker {
  public:
   Checker(std::string_view op, const Backend& backend) : op_(op), backend_(backend) {}
 
   void shape(std::string_view operand, const Tensor& tensor, const Shape& expected) const {
-    require(tensor.shape == expected, "{}: {} is {}, expected {}", op_, operand, to_string(tensor.shape),
-            to_string(expected));
+    if (tensor.shape != expected)
+      fail("{}: {} is {}, expected {}", op_, operand, to_string(tensor.shape), to_string(expected));
     layout(operand, tensor);
   }
 
   void rank(std::string_view operand, const Tensor& tensor, int expected) const {
-    require(tensor.rank() == expected, "{}: {} is {}, expected {} dimensions", op_, operand, to_string(tensor.shape),
-            expected);
+    if (tensor.rank() != expected)
+      fail("{}: {} is {}, expected {} dimensions", op_, operand, to_string(tensor.shape), expected);
     layout(operand, tensor);
   }
 
@@ -46,8 +47,9 @@ class Checker {
 
   void weight(const PreparedWeight* weight, std::int64_t rows, std::int64_t columns) const {
     require(weight != nullptr, "{}: the weight is absent", op_);
-    require(weight->shape == Shape{rows, columns}, "{}: weight is {}, expected {}", op_, to_string(weight->shape),
-            to_string(Shape{rows, columns}));
+    const Shape expected{rows, columns};
+    if (weight->shape != expected)
+      fail("{}: weight is {}, expected {}", op_, to_string(weight->shape), to_string(expected));
   }
 
   void batch(const Batch& batch, std::int64_t tokens) const {
@@ -200,7 +202,7 @@ void check(const Mixer& op, const Backend& backend) {
          op.n_groups, num_heads);
   c.rank("out", op.out, 2);
   const std::int64_t mlp = op.out.size(1) - intermediate_size;
-  c.that(mlp >= 0, "out is {}, expected {} columns or more", to_string(op.out.shape), intermediate_size);
+  if (mlp < 0) c.that(false, "out is {}, expected {} columns or more", to_string(op.out.shape), intermediate_size);
   c.activation("projected", op.projected, Shape{tokens, 2 * mlp + intermediate_size + conv_dim + num_heads});
   c.rank("conv_weight", op.conv_weight, 2);
   c.that(op.conv_weight.size(1) >= 1, "conv_kernel is {}, expected 1 or more", op.conv_weight.size(1));
@@ -274,7 +276,7 @@ void check(const ChooseToken& op, const Backend& backend) {
   c.rank("logits", op.logits, 2);
   c.activation("logits", op.logits);
   const std::int64_t rows = op.logits.size(0);
-  c.that(op.logits.size(1) > 0, "logits is {}, expected a token to choose", to_string(op.logits.shape));
+  c.that(op.logits.size(1) > 0, "logits has no columns, expected a token to choose");
   auto integers = [&](std::string_view operand, const Tensor& tensor, const Shape& shape) {
     c.shape(operand, tensor, shape);
     c.dtype(operand, tensor, DType::i32);

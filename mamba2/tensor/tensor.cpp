@@ -62,8 +62,9 @@ bool Tensor::contiguous() const {
 }
 
 Tensor Tensor::slice(int i, std::int64_t start, std::int64_t count) const {
-  require(i < rank() && start >= 0 && count >= 0 && start + count <= size(i),
-          "slice [{}, {}) of dimension {} is outside {}", start, start + count, i, to_string(shape));
+  // Not by require(): a model slices some hundred times a step, and the shape's text would be made each time.
+  if (i >= rank() || start < 0 || count < 0 || start + count > size(i))
+    fail("slice [{}, {}) of dimension {} is outside {}", start, start + count, i, to_string(shape));
   Tensor view = *this;
   std::array<std::int64_t, Shape::max_rank> extents{};
   for (int d = 0; d < rank(); ++d) extents[static_cast<std::size_t>(d)] = d == i ? count : size(d);
@@ -82,8 +83,8 @@ Tensor Tensor::operator[](std::int64_t index) const {
 }
 
 Tensor Tensor::reshape(Shape extents) const {
-  require(contiguous() && extents.elements() == elements(), "a tensor of shape {} can't be viewed as {}",
-          to_string(shape), to_string(extents));
+  if (!contiguous() || extents.elements() != elements())
+    fail("a tensor of shape {} can't be viewed as {}", to_string(shape), to_string(extents));
   return Tensor(data, dtype, extents, device);
 }
 
