@@ -31,5 +31,21 @@ TEST(DeviceIntegers, GrowForALongerList) {
   EXPECT_EQ(on_host(integers.upload(*backend)), integers.values);
 }
 
+TEST(DeviceIntegers, AreUploadedOnlyWhereTheDeviceHoldsOthers) {
+  const auto backend = make_reference_backend();
+  DeviceIntegers integers;
+  integers.values = {1, 2, 3};
+  auto* const on_device = integers.upload(*backend).as<std::int32_t>();
+  on_device[0] = 9;  // what an upload would overwrite
+  EXPECT_EQ(on_host(integers.upload(*backend)), (std::vector<std::int32_t>{9, 2, 3}));
+  integers.values = {1, 2};
+  EXPECT_EQ(on_host(integers.upload(*backend)), (std::vector<std::int32_t>{9, 2}));
+  integers.advance();
+  integers.values = {2, 3, 4};
+  EXPECT_EQ(on_host(integers.upload(*backend)), (std::vector<std::int32_t>{9, 2, 3}));
+  integers.forget();
+  EXPECT_EQ(on_host(integers.upload(*backend)), integers.values);
+}
+
 }  // namespace
 }  // namespace mamba2
