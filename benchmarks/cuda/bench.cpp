@@ -25,8 +25,10 @@ double measure_copy() {
 }
 
 int run(int count, char** arguments) {
-  const std::map<std::string, std::function<void()>> benchmarks{
-      {"decode", bench_decode}, {"rows", bench_rows}, {"ssd_scan", bench_ssd_scan}};
+  const std::map<std::string, std::function<void()>> benchmarks{{"decode", bench_decode},
+                                                                {"decode_chain", bench_decode_chain},
+                                                                {"rows", bench_rows},
+                                                                {"ssd_scan", bench_ssd_scan}};
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, 0), "find a device");
   fmt::print("device {}, copy {:.0f} GB/s\n", properties.name, copy_bandwidth() * 1e-9);

@@ -12,6 +12,7 @@ double copy_bandwidth();
 
 void bench_ssd_scan();
 void bench_decode();
+void bench_decode_chain();
 void bench_rows();
 
 }  // namespace mamba2::cuda

@@ -58,7 +58,8 @@ void bench_step(const Model& model, int sequences, DType state_dtype, bool by_ch
   const std::size_t states = count * static_cast<std::size_t>(inner) * state_size;
   const DeviceArray ssm_state = random_elements(states, state_dtype, random);
   const DeviceArray conv_state = random_elements(count * static_cast<std::size_t>(conv_dim) * 3, DType::f32, random);
-  const DeviceArray out(count * static_cast<std::size_t>(inner) * 4), arrivals(std::vector<std::int32_t>(count, 0));
+  const DeviceArray out(count * static_cast<std::size_t>(inner) * 4),
+      arrivals(std::vector<std::int32_t>(count * static_cast<std::size_t>(model.n_groups), 0));
   const DeviceArray positions(std::vector<std::int32_t>(count, 7)),
       convolved(count * static_cast<std::size_t>(conv_dim) * 4);
   MixerStep step;

@@ -28,8 +28,8 @@ Context::Context(Precision wanted) : recorder(memory.stream(), [this] { finish_n
   std::string why;
   blas = BlasLt::open(why);
   if (blas == nullptr) log_warning("{}: large products run on slow kernels of our own", why);
-  arrivals_ = static_cast<unsigned*>(memory.allocate(most_fused_sequences * sizeof(unsigned)));
-  check(cudaMemsetAsync(arrivals_, 0, most_fused_sequences * sizeof(unsigned), stream()), "zero");
+  arrivals_ = static_cast<unsigned*>(memory.allocate(most_fused_groups * sizeof(unsigned)));
+  check(cudaMemsetAsync(arrivals_, 0, most_fused_groups * sizeof(unsigned), stream()), "zero");
 }
 
 Context::~Context() {
@@ -118,7 +118,7 @@ CudaWeight::CudaWeight(WeightRole role, const Tensor& host, DType asked, DType h
 CudaWeight::~CudaWeight() {
   context_.settle_quietly();
   if (counts_) --context_.f32_matrices;
-  context_.recorder.invalidate();
+  context_.recorder.forget();
   context_.memory.free(matrix.data);
 }
 

@@ -49,7 +49,7 @@ class Context {
   void launch_norm(const WaitingNorm& waiting, const Rows& rounded = {});
   /// At least so many bytes of work space, contents free, until the next call.
   void* scratch(std::size_t bytes);
-  /// A zero for each sequence of a batch, zero again after each mixer step.
+  /// A zero for each group of each sequence of a batch, zero again after each mixer step.
   unsigned* arrivals() const { return arrivals_; }
   /// Large products and scans may round their inputs to 16 bits.
   bool rounds() const { return precision_ == Precision::fast && f32_matrices == 0; }
@@ -69,8 +69,8 @@ class Context {
   unsigned* arrivals_ = nullptr;
 };
 
-/// Sequences that a batch of single tokens may have to be fused.
-constexpr std::int64_t most_fused_sequences = 65535;
+/// Sequences times groups that a batch of single tokens may have to be fused.
+constexpr std::int64_t most_fused_groups = 65535;
 
 /// A weight matrix (rows, columns) on the device.
 class CudaWeight : public PreparedWeight {

@@ -46,10 +46,7 @@ class CudaBackend : public Backend {
   void compute(const GatedRmsNorm& op) override { enqueue(op, cuda::gated_rms_norm); }
   void compute(const CausalConv& op) override { enqueue(op, cuda::causal_conv); }
   void compute(const TimeStep& op) override { enqueue(op, cuda::time_step); }
-  void compute(const SsdScan& op) override {
-    require_nearest(op.rounding, op.ssm_state);
-    enqueue(op, cuda::ssd_scan);
-  }
+  void compute(const SsdScan& op) override { enqueue(op, cuda::ssd_scan); }
   void compute(const GatedActivation& op) override { enqueue(op, cuda::gated_activation); }
   void compute(const Activate& op) override { enqueue(op, cuda::activate); }
   void compute(const Mixer& op) override {
@@ -64,11 +61,6 @@ class CudaBackend : public Backend {
   void compute(const ChooseToken& op) override { enqueue(op, cuda::choose_token); }
 
  private:
-  static void require_nearest(StateRounding rounding, const Tensor& ssm_state) {
-    require(rounding == StateRounding::nearest || ssm_state.dtype == DType::f32,
-            "the cuda backend rounds a {} state to nearest, stochastic rounding was asked for",
-            mamba2::name(ssm_state.dtype));
-  }
   template <class Op, class Launch>
   void enqueue(const Op& op, Launch launch);
   cuda::Context& settled();
@@ -80,16 +72,16 @@ class CudaBackend : public Backend {
 /// Hands an op to the recorder; a part of another op, which is being launched, runs at once.
 template <class Op, class Launch>
 void CudaBackend::enqueue(const Op& op, Launch launch) {
-  auto run_now = [this, op, launch] {
+  auto run = [this, launch](const Op& now) {
     constexpr bool is_product = std::is_same_v<Op, Linear>;
     if constexpr (!is_product) context_.finish_norm();  // a product may take it along
-    launch(context_, op);
+    launch(context_, now);
     context_.follows_product = is_product;
   };
-  if (context_.recorder.launching()) return run_now();
+  if (context_.recorder.launching()) return run(op);
   words_.clear();
   cuda::Fingerprint(words_).add(op);
-  context_.recorder.add(words_, std::move(run_now));
+  context_.recorder.add(words_, [&] { return cuda::Recorder::Launch([run, op] { run(op); }); });
 }
 
 /// The context after everything asked for is on the stream.

@@ -21,14 +21,14 @@ class Fingerprint {
   void add(const mamba2::CausalConv& op) { all(5, op.x, op.weight, op.bias, op.act, op.batch, op.conv_state, op.out); }
   void add(const mamba2::TimeStep& op) { all(6, op.dt_raw, op.dt_bias, op.limit, op.out); }
   void add(const mamba2::SsdScan& op) {
-    all(7, op.x, op.dt, op.A_log, op.B, op.C, op.D, op.batch, op.ssm_state, op.out);
+    all(7, op.x, op.dt, op.A_log, op.B, op.C, op.D, op.batch, op.ssm_state, op.rounding, op.layer, op.out);
   }
   void add(const mamba2::GatedActivation& op) { all(8, op.value, op.gate, op.act, op.out); }
   void add(const mamba2::Activate& op) { all(9, op.x, op.act, op.out); }
   void add(const mamba2::Mixer& op) {
     all(10, op.projected, op.conv_weight, op.conv_bias, op.act, op.dt_bias, op.A_log, op.D, op.limit, op.n_groups,
-        op.norm_weight, op.norm_group_size, op.norm_eps, op.order, op.batch, op.conv_state, op.ssm_state, op.xBC, op.dt,
-        op.y, op.out);
+        op.norm_weight, op.norm_group_size, op.norm_eps, op.order, op.batch, op.conv_state, op.ssm_state, op.rounding,
+        op.layer, op.xBC, op.dt, op.y, op.out);
   }
   void add(const mamba2::Rope& op) {
     const RopeParameters& p = op.parameters;
@@ -52,6 +52,7 @@ class Fingerprint {
   void part(const void* address) { words_.push_back(std::bit_cast<std::uint64_t>(address)); }
   void part(const PreparedWeight* weight) { part(static_cast<const CudaWeight*>(weight)->matrix); }
   void part(mamba2::Activation act) { part(static_cast<int>(act)); }
+  void part(StateRounding rounding) { part(static_cast<int>(rounding)); }
   void part(GateOrder order) { part(static_cast<int>(order)); }
   void part(RopeScaling scaling) { part(static_cast<int>(scaling)); }
   void part(const TimeStepLimit& limit) { all(limit.min, limit.max); }

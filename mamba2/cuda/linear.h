@@ -29,6 +29,9 @@ struct LinearRows {
   InputNorm norm;  // few rows only
 };
 
+/// The product of `count` of the rows from `first` on.
+LinearRows some_rows(const LinearRows& op, std::int64_t first, std::int64_t count);
+
 /// Rows up to which few_rows reads the weight once.
 constexpr int few_rows_limit = 8;
 

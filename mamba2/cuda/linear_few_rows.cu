@@ -194,6 +194,18 @@ bool aligned(const ConstRows& rows, DType dtype) {
 
 }  // namespace
 
+LinearRows some_rows(const LinearRows& op, std::int64_t first, std::int64_t count) {
+  LinearRows part = op;
+  part.rows = count;
+  part.x.data = static_cast<const std::byte*>(op.x.data) +
+                first * op.x.stride * static_cast<std::int64_t>(element_size(op.x_dtype));
+  part.out.data = static_cast<float*>(op.out.data) + first * op.out.stride;
+  if (op.norm.weight != nullptr)
+    part.norm.normed.data = static_cast<float*>(op.norm.normed.data) + first * op.norm.normed.stride;
+  if (op.add.data != nullptr) part.add.data = static_cast<const float*>(op.add.data) + first * op.add.stride;
+  return part;
+}
+
 void linear_few_rows(const LinearRows& op, cudaStream_t stream) {
   if (op.rows == 0 || op.outputs == 0) return;
   with_element_type(op.weight_dtype, "linear", [&](auto element) {
@@ -202,13 +214,7 @@ void linear_few_rows(const LinearRows& op, cudaStream_t stream) {
                          aligned(op.x, DType::f32) &&
                          reinterpret_cast<std::uintptr_t>(op.norm.weight) % vector_bytes == 0;
     for (std::int64_t first = 0; first < op.rows; first += few_rows_limit) {
-      LinearRows part = op;
-      part.rows = std::min<std::int64_t>(few_rows_limit, op.rows - first);
-      part.x.data = static_cast<const float*>(op.x.data) + first * op.x.stride;
-      part.out.data = static_cast<float*>(op.out.data) + first * op.out.stride;
-      if (op.norm.weight != nullptr)
-        part.norm.normed.data = static_cast<float*>(op.norm.normed.data) + first * op.norm.normed.stride;
-      if (op.add.data != nullptr) part.add.data = static_cast<const float*>(op.add.data) + first * op.add.stride;
+      const LinearRows part = some_rows(op, first, std::min<std::int64_t>(few_rows_limit, op.rows - first));
       if (vectors) {
         launch_for_rows<T, true>(part, stream);
       } else {

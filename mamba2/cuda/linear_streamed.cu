@@ -1,15 +1,22 @@
 // Matrix times few vectors on tensor cores, bound by reading the matrix once: W in bf16, Hopper.
 //
-// Parallel: a block a multiprocessor, each with an equal run of W's rows, cut into tiles of 16 or 32 rows (and one of
+// Parallel: a block a multiprocessor, each with an equal run of W's rows, cut into tiles of 32 or 16 rows (and one of
 // what is left, so that no byte is read twice).  A stage is a tile's next 512 columns; each of eight warps multiplies
-// 64 of them, and a tile's sums fold over the warps in the end. In flight: a ninth warp keeps all stages (96 KiB) under
-// way by bulk copies.  Weights never change, so it starts before the kernel ahead, which leaves x, is done; two such
-// kernels fit a multiprocessor. Precision: up to eight rows of f32, each element as three bf16s whose sum it is, so
-// that all products are exact and summed in f32; or up to 32 rows that are bf16.  The rows of x are columns of the
-// product: none meets another, so a row's bits depend on no other row. Fragments: within 64 columns, which element
-// takes which place of the 16 that one instruction sums is free as long as W and x agree: lane (g, t) reads columns 16
-// t to 16 t + 15 of its row, two 16-byte pieces, free of bank conflicts in swizzled panels. Norm: the squares of x are
-// summed beside the first tile, sums are scaled at the end.
+// 64 of them, and a tile's sums fold over the warps in the end.
+//
+// In flight: a ninth warp keeps all stages (up to 96 KiB) under way by bulk copies.  Weights never change, so it starts
+// before the kernel ahead, which leaves x, is done; where x is small two such kernels fit a multiprocessor.
+//
+// x: rows of f32 are copied to shared memory as a whole, so that their latency is met once, and scaled by the norm's
+// weight there, the sums by 1 / rms at the end.  Rows of bf16, which may be many, are read through L1.
+//
+// Precision: up to eight rows of f32, each element as three bf16s whose sum it is, so that all products are exact and
+// summed in f32; or up to 32 rows that are bf16.  The rows of x are columns of the product: none meets another, so a
+// row's bits depend on no other row.
+//
+// Fragments: within 64 columns, which element takes which place of the 16 that one instruction sums is free as long as
+// W and x agree: lane (g, t) reads columns 16 t to 16 t + 15 of its row, the second eight first where t is 2 or 3,
+// which has no bank conflicts, neither in W's swizzled panels nor in x.
 #include <algorithm>
 
 #include "mamba2/cuda/check.h"
@@ -26,29 +33,46 @@ namespace {
 constexpr int warps = 8;
 constexpr int consumer_threads = 32 * warps, block_threads = consumer_threads + 32;
 constexpr int panel_columns = 64;
-constexpr int ring_bytes = 96 << 10;
+constexpr int most_stages_bytes = 96 << 10, least_stages = 2;
+constexpr int shared_bytes_of_two = 113 << 10;  // a block's, where two are to fit a multiprocessor
+constexpr int most_shared_bytes = 226 << 10;
+constexpr int x_row_gap = 4;  // floats between rows of x in shared memory: they start in different banks
 constexpr int fold_barrier = 1;
 
 struct Streamed {
   CUtensorMap whole_tiles, last_tile;  // boxes of a tile's rows, and of those left
   LinearRows op;
   int block_rows, last_rows;  // of W: in a block, and in its last tile where that is smaller
+  int stages;
 };
 
-/// What a block keeps in shared memory for tiles of 16 Tiles rows and 8 Columns rows of x.
+/// What a block keeps in shared memory for tiles of 16 Tiles rows and 8 Columns rows of x; after it the rows of x, if
+/// they are f32, then the stages.
 template <int Tiles, int Columns>
 struct Layout {
   static constexpr int tile_rows = 16 * Tiles;
   static constexpr int panel_bytes = tile_rows * panel_row_bytes;
   static constexpr int stage_bytes = warps * panel_bytes;
-  static constexpr int stages = ring_bytes / stage_bytes;
+  static constexpr int most_stages = most_stages_bytes / stage_bytes;
   static constexpr int fold_stride = tile_rows + 4;  // its rows start in different banks
   static constexpr int fold_floats = 8 * Columns * fold_stride;
 
-  alignas(panel_atom_bytes) std::byte ring[stages][stage_bytes];
   float fold[2][warps][fold_floats];
   float squares[warps][8];
-  std::uint64_t full[stages], empty[stages];
+  std::uint64_t full[most_stages], empty[most_stages];
+
+  static __host__ __device__ int x_bytes(const LinearRows& op) {
+    if (op.x_dtype != DType::f32) return 0;
+    const int row = (op.inputs + x_row_gap) * static_cast<int>(sizeof(float));
+    return static_cast<int>(op.rows) * row;
+  }
+  static __host__ __device__ int ring_at(const LinearRows& op) {
+    return (static_cast<int>(sizeof(Layout)) + vector_bytes - 1) / vector_bytes * vector_bytes + x_bytes(op);
+  }
+  __device__ float* x_row(const LinearRows& op, int row) {
+    constexpr int at = (static_cast<int>(sizeof(Layout)) + vector_bytes - 1) / vector_bytes * vector_bytes;
+    return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(this) + at) + row * (op.inputs + x_row_gap);
+  }
 };
 
 /// d += a b for a 16 x 16 tile of W and 8 rows of x.
@@ -73,32 +97,16 @@ struct Fragment<float, 1> {
   float values[16];
   unsigned pairs[parts][8];
 
-  /// Elements from this column on of the lane's row.
-  __device__ __forceinline__ void load(const LinearRows& op, int row, int column) {
-    const float* x = static_cast<const float*>(op.x.data) + row * op.x.stride + column;
+  /// Sixteen elements of a row in shared memory, null for none: those of the lane's columns, `swap` the second eight
+  /// first.
+  __device__ __forceinline__ void load(const float* x, int swap) {
 #pragma unroll
     for (int v = 0; v < 4; ++v) {
-      const float4 four = row < op.rows ? reinterpret_cast<const float4*>(x)[v] : float4{};
+      const float4 four = x != nullptr ? reinterpret_cast<const float4*>(x)[v ^ (2 * swap)] : float4{};
       values[4 * v] = four.x;
       values[4 * v + 1] = four.y;
       values[4 * v + 2] = four.z;
       values[4 * v + 3] = four.w;
-    }
-  }
-  __device__ __forceinline__ float squares() const {
-    float sum = 0;
-#pragma unroll
-    for (const float value : values) sum = fmaf(value, value, sum);
-    return sum;
-  }
-  __device__ __forceinline__ void scale(const float* gains) {
-#pragma unroll
-    for (int v = 0; v < 4; ++v) {
-      const float4 four = reinterpret_cast<const float4*>(gains)[v];
-      values[4 * v] *= four.x;
-      values[4 * v + 1] *= four.y;
-      values[4 * v + 2] *= four.z;
-      values[4 * v + 3] *= four.w;
     }
   }
   __device__ __forceinline__ void split() {
@@ -121,14 +129,14 @@ struct Fragment<__nv_bfloat16, Columns> {
   static constexpr int parts = 1;
   unsigned pairs[Columns][8];
 
-  __device__ __forceinline__ void load(const LinearRows& op, int row, int column) {
+  __device__ __forceinline__ void load(const LinearRows& op, int row, int column, int swap) {
 #pragma unroll
     for (int c = 0; c < Columns; ++c) {
       const int own = 8 * c + row;
       const __nv_bfloat16* x = static_cast<const __nv_bfloat16*>(op.x.data) + own * op.x.stride + column;
 #pragma unroll
       for (int v = 0; v < 2; ++v) {
-        const uint4 four = own < op.rows ? reinterpret_cast<const uint4*>(x)[v] : uint4{};
+        const uint4 four = own < op.rows ? reinterpret_cast<const uint4*>(x)[v ^ swap] : uint4{};
         pairs[c][4 * v] = four.x;
         pairs[c][4 * v + 1] = four.y;
         pairs[c][4 * v + 2] = four.z;
@@ -150,25 +158,101 @@ struct Share {
   }
 };
 
+/// Copies the rows of x, which are f32, to shared memory.
 template <class L>
-__device__ void copy_weights(const Streamed& s, L& shared) {
+__device__ void copy_x(const LinearRows& op, L& shared) {
+  constexpr int at_once = 8;
+  const int vectors = op.inputs / 4, all = vectors * static_cast<int>(op.rows);
+  for (int first = static_cast<int>(threadIdx.x); first < all; first += at_once * consumer_threads) {
+    float4 values[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const int place = first + i * consumer_threads;
+      const float* row = static_cast<const float*>(op.x.data) + place / vectors * op.x.stride;
+      if (place < all) values[i] = reinterpret_cast<const float4*>(row)[place % vectors];
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const int place = first + i * consumer_threads;
+      if (place < all) reinterpret_cast<float4*>(shared.x_row(op, place / vectors))[place % vectors] = values[i];
+    }
+  }
+  named_barrier(fold_barrier, consumer_threads);
+}
+
+/// The norm's weight where a thread needs it: the first pieces are read before the kernel ahead is done.
+struct Gains {
+  static constexpr int kept = 2;
+  float4 values[kept];
+
+  __device__ __forceinline__ void load(const LinearRows& op) {
+#pragma unroll
+    for (int i = 0; i < kept; ++i) {
+      const int place = static_cast<int>(threadIdx.x) + i * consumer_threads;
+      if (place < op.inputs / 4) values[i] = reinterpret_cast<const float4*>(op.norm.weight)[place];
+    }
+  }
+};
+
+/// Scales the copied rows by the norm's weight and leaves their sums of squares, in an order that does not depend on
+/// how many rows there are.
+template <class L>
+__device__ void apply_norm(const LinearRows& op, const Gains& gains, L& shared) {
+  const int tid = static_cast<int>(threadIdx.x), vectors = op.inputs / 4;
+  for (int r = 0; r < op.rows; ++r) {
+    auto* const x = reinterpret_cast<float4*>(shared.x_row(op, r));
+    float squares = 0;
+    auto piece = [&](int place, const float4& gain) {
+      const float4 v = x[place];
+      squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
+      x[place] = {v.x * gain.x, v.y * gain.y, v.z * gain.z, v.w * gain.w};
+    };
+#pragma unroll
+    for (int i = 0; i < Gains::kept; ++i)
+      if (tid + i * consumer_threads < vectors) piece(tid + i * consumer_threads, gains.values[i]);
+    for (int place = tid + Gains::kept * consumer_threads; place < vectors; place += consumer_threads)
+      piece(place, reinterpret_cast<const float4*>(op.norm.weight)[place]);
+    squares = warp_sum(squares);
+    if (tid % 32 == 0) shared.squares[tid / 32][r] = squares;
+  }
+  named_barrier(fold_barrier, consumer_threads);
+}
+
+/// A stage of a block's share of W: its rows and panels.
+struct Stage {
+  const CUtensorMap* map;
+  int row, first_panel, panels, panel_bytes;
+};
+
+template <class L>
+__device__ __forceinline__ Stage stage_of(const Streamed& s, const Share& share, int number) {
+  const int row = share.first + number / share.rounds * L::tile_rows, first = number % share.rounds * warps;
+  const bool whole = row + L::tile_rows <= share.first + s.block_rows;
+  return {whole ? &s.whole_tiles : &s.last_tile, row, first, min(warps, share.panels - first),
+          (whole ? L::tile_rows : s.last_rows) * panel_row_bytes};
+}
+
+/// One thread keeps the stages under way.  It lets the next kernel start once all of its own are full and the kernel
+/// ahead is done.
+template <class L>
+__device__ void copy_weights(const Streamed& s, L& shared, std::byte* ring) {
   const Share share(s);
-  int stage = 0, parity = 1;  // the first round finds the stages empty
-  for (int row = share.first; row < share.end; row += L::tile_rows) {
-    const bool whole = row + L::tile_rows <= share.first + s.block_rows;
-    const CUtensorMap* map = whole ? &s.whole_tiles : &s.last_tile;
-    const int panel_bytes = (whole ? L::tile_rows : s.last_rows) * panel_row_bytes;
-    for (int round = 0; round < share.rounds; ++round) {
-      const int count = min(warps, share.panels - round * warps);
-      barrier_wait(shared.empty + stage, parity);
-      barrier_arrive_expect(shared.full + stage, count * panel_bytes);
-      for (int p = 0; p < count; ++p)
-        copy_box(shared.ring[stage] + p * L::panel_bytes, map, (round * warps + p) * panel_columns, row,
-                 shared.full + stage);
-      if (++stage == L::stages) {
-        stage = 0;
-        parity ^= 1;
-      }
+  const int all = (share.end - share.first + L::tile_rows - 1) / L::tile_rows * share.rounds;
+  int place = 0, parity = 1;  // the first round finds the stages empty
+  for (int number = 0; number < all; ++number) {
+    const Stage stage = stage_of<L>(s, share, number);
+    barrier_wait(shared.empty + place, parity);
+    barrier_arrive_expect(shared.full + place, stage.panels * stage.panel_bytes);
+    for (int p = 0; p < stage.panels; ++p)
+      copy_box(ring + place * L::stage_bytes + p * L::panel_bytes, stage.map, (stage.first_panel + p) * panel_columns,
+               stage.row, shared.full + place);
+    if (number + 1 == min(all, s.stages)) {
+      wait_for_kernel_before();
+      let_next_kernel_start();
+    }
+    if (++place == s.stages) {
+      place = 0;
+      parity ^= 1;
     }
   }
 }
@@ -177,7 +261,7 @@ __device__ void copy_weights(const Streamed& s, L& shared) {
 __device__ __forceinline__ void load_tile(unsigned (&a)[4][4], const std::byte* panel, int g, int t) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int piece = ((2 * t + half) ^ g) * vector_bytes;
+    const int piece = ((2 * t + (half ^ (t / 2))) ^ g) * vector_bytes;
     const uint4 upper = load_vector(panel + g * panel_row_bytes + piece);
     const uint4 lower = load_vector(panel + (g + 8) * panel_row_bytes + piece);
     const unsigned up[4] = {upper.x, upper.y, upper.z, upper.w}, low[4] = {lower.x, lower.y, lower.z, lower.w};
@@ -202,26 +286,31 @@ __device__ __forceinline__ float scale_of(const LinearRows& op, const L& shared,
 
 /// This block's piece of the normed rows.
 template <class L>
-__device__ void write_normed(const LinearRows& op, const L& shared) {
+__device__ void write_normed(const LinearRows& op, L& shared) {
   const int piece = (op.inputs + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
   const int first = static_cast<int>(blockIdx.x) * piece, width = min(piece, op.inputs - first);
   if (width <= 0) return;
   for (int i = static_cast<int>(threadIdx.x); i < width * static_cast<int>(op.rows); i += consumer_threads) {
     const int r = i / width, k = first + i % width;
-    const float x = static_cast<const float*>(op.x.data)[r * op.x.stride + k];
     static_cast<float*>(op.norm.normed.data)[r * op.norm.normed.stride + k] =
-        x * scale_of(op, shared, r) * op.norm.weight[k];
+        shared.x_row(op, r)[k] * scale_of(op, shared, r);
   }
 }
 
 template <class X, int Tiles, int Columns, bool Normed>
-__device__ void multiply_weights(const Streamed& s, Layout<Tiles, Columns>& shared) {
+__device__ void multiply_weights(const Streamed& s, Layout<Tiles, Columns>& shared, const std::byte* ring) {
   using L = Layout<Tiles, Columns>;
   constexpr int outs = L::tile_rows * 8 * Columns, outs_each = (outs + consumer_threads - 1) / consumer_threads;
   const LinearRows& op = s.op;
   const Share share(s);
   const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, g = tid % 32 / 4, t = tid % 4;
   int stage = 0, parity = 0, buffer = 0;
+  Gains gains;
+  if constexpr (Normed) gains.load(op);
+  wait_for_kernel_before();
+  if constexpr (sizeof(X) == 4) copy_x(op, shared);
+  if constexpr (Normed) apply_norm(op, gains, shared);
+  const float* const x_row = sizeof(X) == 4 && g < op.rows ? shared.x_row(op, g) : nullptr;
   for (int row = share.first; row < share.end; row += L::tile_rows) {
     // What is added to the sums is on its way while they are made.
     float added[outs_each];
@@ -235,19 +324,16 @@ __device__ void multiply_weights(const Streamed& s, Layout<Tiles, Columns>& shar
     }
     constexpr int parts = Fragment<X, Columns>::parts;
     float sums[Tiles][Columns][parts][4] = {};
-    float squares = 0;
     for (int round = 0; round < share.rounds; ++round) {
       const int panel = round * warps + warp;
       const bool exists = panel < share.panels;
       Fragment<X, Columns> x;
       if (exists) {
         const int column = panel * panel_columns + 16 * t;
-        x.load(op, g, column);
-        if constexpr (parts == 3) {
-          if constexpr (Normed) {
-            if (row == share.first) squares += x.squares();
-            x.scale(op.norm.weight + column);
-          }
+        if constexpr (sizeof(X) == 2) {
+          x.load(op, g, column, t / 2);
+        } else {
+          x.load(x_row != nullptr ? x_row + column : nullptr, t / 2);
           x.split();
         }
       }
@@ -256,7 +342,7 @@ __device__ void multiply_weights(const Streamed& s, Layout<Tiles, Columns>& shar
 #pragma unroll
         for (int m = 0; m < Tiles; ++m) {
           unsigned a[4][4];
-          load_tile(a, shared.ring[stage] + warp * L::panel_bytes + m * 16 * panel_row_bytes, g, t);
+          load_tile(a, ring + stage * L::stage_bytes + warp * L::panel_bytes + m * 16 * panel_row_bytes, g, t);
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
 #pragma unroll
@@ -272,7 +358,7 @@ __device__ void multiply_weights(const Streamed& s, Layout<Tiles, Columns>& shar
       }
       __syncwarp();
       if (tid % 32 == 0) barrier_arrive(shared.empty + stage);
-      if (++stage == L::stages) {
+      if (++stage == s.stages) {
         stage = 0;
         parity ^= 1;
       }
@@ -291,11 +377,6 @@ __device__ void multiply_weights(const Streamed& s, Layout<Tiles, Columns>& shar
         }
       }
     }
-    if (Normed && row == share.first) {
-      squares += __shfl_xor_sync(0xFFFFFFFFU, squares, 1);
-      squares += __shfl_xor_sync(0xFFFFFFFFU, squares, 2);
-      if (t == 0) shared.squares[warp][g] = squares;
-    }
     named_barrier(fold_barrier, consumer_threads);
 #pragma unroll
     for (int i = 0; i < outs_each; ++i) {
@@ -313,14 +394,17 @@ __device__ void multiply_weights(const Streamed& s, Layout<Tiles, Columns>& shar
 }
 
 template <class X, int Tiles, int Columns, bool Normed>
-__global__ void __launch_bounds__(block_threads, 1) streamed_kernel(const __grid_constant__ Streamed s) {
+__global__ void __launch_bounds__(block_threads, sizeof(X) == 4 ? 2 : 1)
+    streamed_kernel(const __grid_constant__ Streamed s) {
 #if __CUDA_ARCH__ >= 900
   using L = Layout<Tiles, Columns>;
-  extern __shared__ std::byte memory[];
-  L& shared = *reinterpret_cast<L*>((reinterpret_cast<std::uintptr_t>(memory) + panel_atom_bytes - 1) /
-                                    panel_atom_bytes * panel_atom_bytes);
+  extern __shared__ __align__(vector_bytes) std::byte memory[];
+  L& shared = *reinterpret_cast<L*>(memory);
+  const std::uint32_t ring_at = shared_address(memory) + static_cast<std::uint32_t>(L::ring_at(s.op));
+  std::byte* const ring =
+      memory + L::ring_at(s.op) + (panel_atom_bytes - ring_at % panel_atom_bytes) % panel_atom_bytes;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < L::stages; ++i) {
+    for (int i = 0; i < s.stages; ++i) {
       barrier_init(shared.full + i, 1);
       barrier_init(shared.empty + i, warps);
     }
@@ -328,21 +412,28 @@ __global__ void __launch_bounds__(block_threads, 1) streamed_kernel(const __grid
   }
   __syncthreads();
   if (threadIdx.x >= consumer_threads) {
-    if (threadIdx.x == consumer_threads) copy_weights(s, shared);
+    if (threadIdx.x == consumer_threads) copy_weights(s, shared, ring);
     return;
   }
-  wait_for_previous();
-  multiply_weights<X, Tiles, Columns, Normed>(s, shared);
+  multiply_weights<X, Tiles, Columns, Normed>(s, shared, ring);
 #endif
+}
+
+/// Stages that fit beside so many bytes: with another block if there are enough of them, else alone.
+template <class L>
+int stages_beside(int bytes) {
+  constexpr int enough = 2;
+  const int with_another = (shared_bytes_of_two - bytes) / L::stage_bytes;
+  return std::min(L::most_stages, with_another >= enough ? with_another : (most_shared_bytes - bytes) / L::stage_bytes);
 }
 
 template <class X, int Tiles, int Columns, bool Normed>
 void launch(const LinearRows& op, cudaStream_t stream) {
   using L = Layout<Tiles, Columns>;
   auto* const kernel = streamed_kernel<X, Tiles, Columns, Normed>;
-  constexpr int shared_bytes = sizeof(L) + panel_atom_bytes;
   static const bool raised = [&] {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), "linear (streamed)");
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes),
+          "linear (streamed)");
     return true;
   }();
   (void)raised;
@@ -353,9 +444,25 @@ void launch(const LinearRows& op, cudaStream_t stream) {
   s.last_rows = s.block_rows % L::tile_rows == 0 ? L::tile_rows : s.block_rows % L::tile_rows;
   s.whole_tiles = panel_map(op.weight, DType::bf16, op.inputs, op.outputs, L::tile_rows);
   s.last_tile = panel_map(op.weight, DType::bf16, op.inputs, op.outputs, s.last_rows);
+  const int rest = L::ring_at(op) + panel_atom_bytes;
+  s.stages = stages_beside<L>(rest);
   const int used = (op.outputs + s.block_rows - 1) / s.block_rows;
   launch_early<const Streamed>(kernel, s, dim3(static_cast<unsigned>(used)), block_threads, "linear (streamed)", stream,
-                               shared_bytes);
+                               static_cast<std::size_t>(rest + s.stages * L::stage_bytes));
+}
+
+/// Whether so many rows of f32 leave room for stages of tiles of so many times 16 rows.
+template <int Tiles>
+bool fits(LinearRows op, std::int64_t rows) {
+  using L = Layout<Tiles, 1>;
+  op.rows = rows;
+  return stages_beside<L>(L::ring_at(op) + panel_atom_bytes) >= least_stages;
+}
+
+template <int Tiles>
+void launch_f32(const LinearRows& op, cudaStream_t stream) {
+  if (op.norm.weight != nullptr) return launch<float, Tiles, 1, true>(op, stream);
+  launch<float, Tiles, 1, false>(op, stream);
 }
 
 bool aligned(const void* data, std::int64_t stride_bytes) {
@@ -367,7 +474,8 @@ bool aligned(const void* data, std::int64_t stride_bytes) {
 bool linear_streamed_takes(const LinearRows& op) {
   const bool rows_fit = op.x_dtype == DType::f32 ? op.rows <= few_rows_limit
                                                  : op.x_dtype == DType::bf16 && op.rows <= streamed_rows_limit;
-  return current_device().compute_capability / 10 == 9 && op.weight_dtype == DType::bf16 && rows_fit &&
+  const bool x_fits = op.x_dtype != DType::f32 || (op.inputs <= most_shared_bytes / 4 && fits<1>(op, 1));
+  return x_fits && current_device().compute_capability / 10 == 9 && op.weight_dtype == DType::bf16 && rows_fit &&
          op.inputs % panel_columns == 0 && op.inputs > 0 && aligned(op.weight.data, op.weight.stride * 2) &&
          aligned(op.x.data, op.x.stride * static_cast<std::int64_t>(element_size(op.x_dtype))) &&
          reinterpret_cast<std::uintptr_t>(op.norm.weight) % vector_bytes == 0 &&
@@ -381,8 +489,18 @@ void linear_streamed(const LinearRows& op, cudaStream_t stream) {
     if (op.rows <= 16) return launch<__nv_bfloat16, 2, 2, false>(op, stream);
     return launch<__nv_bfloat16, 2, 4, false>(op, stream);
   }
-  if (op.norm.weight != nullptr) return launch<float, 1, 1, true>(op, stream);
-  launch<float, 1, 1, false>(op, stream);
+  // Where all rows of x have no room together, some after the others: so that their bits are the same.
+  std::int64_t together = op.rows;
+  while (!fits<1>(op, together)) together = (together + 1) / 2;
+  for (std::int64_t first = 0; first < op.rows; first += together) {
+    const LinearRows part = some_rows(op, first, std::min(together, op.rows - first));
+    // Fewer, taller tiles where x leaves room: a tile's end is a wait for all warps.
+    if (fits<2>(part, part.rows)) {
+      launch_f32<2>(part, stream);
+    } else {
+      launch_f32<1>(part, stream);
+    }
+  }
 }
 
 }  // namespace mamba2::cuda

@@ -2,12 +2,12 @@
 //
 // Parallel: sequences x heads, a block each; a warp takes rows of the state (a channel each), neighbouring lanes 16
 // bytes of a row each, so that a row's product with C is a reduction over state_size / 4 (f32) or / 8 (bf16) lanes.
-// Order: the state's loads are started first, if they may before the kernel ahead is done, and fly while the block does
-// the convolution step for its own 64 channels and, again in every block, for its group's B and C: 2 * state_size
-// channels of 4 taps against 64 rows of state. conv_state: a block shifts its own channels.  B's and C's places are
-// read by all blocks of a sequence, so the last one to have read them (a counter a sequence) shifts them; nobody waits.
-// For large batches the convolution is a kernel of its own: what is left of a block's life is the state's way.
-// A bf16 state may be rounded by chance: one Philox block of random bits for 8 elements.
+// Order: the state's loads, and the convolution's state and weights, are started first, if they may before the kernel
+// ahead is done.  The block does the convolution step for its own 64 channels and, again in every block, for its
+// group's B and C: 2 * state_size channels of 4 taps against 64 rows of state.  A block shifts its own channels'
+// states; B's and C's are read by all blocks of a group, so the last one to have read them (a counter a sequence and
+// group) shifts them; nobody waits. For large batches the convolution is a kernel of its own: what is left of a block's
+// life is the state's way. A bf16 state may be rounded by chance: one Philox block of random bits for 8 elements.
 #include "mamba2/cuda/activation.cuh"
 #include "mamba2/cuda/conv_step.cuh"
 #include "mamba2/cuda/conv_step.h"
@@ -25,10 +25,12 @@ constexpr int block_threads = 256;
 template <class S, int N>
 constexpr int blocks_wanted = sizeof(S) * N > 512 ? 2 : 3;
 
-/// A float to bf16's upper half, rounded up with a probability that is the part cut off; infinities and NaN stay.
-__device__ __forceinline__ unsigned rounded_by_chance(float value, unsigned random_16_bits) {
-  const unsigned bits = __float_as_uint(value);
-  return ((bits & 0x7F800000U) == 0x7F800000U ? bits : bits + random_16_bits) >> 16;
+/// Sixteen bytes of the state: they pass once a step, and nothing else should leave the cache for them.
+__device__ __forceinline__ uint4 load_once(const void* from) {
+  return __ldcs(static_cast<const uint4*>(from));
+}
+__device__ __forceinline__ void store_once(void* to, const uint4& value) {
+  __stcs(static_cast<uint4*>(to), value);
 }
 
 /// Random bits for the eight neighbouring elements of row p of a head that this lane holds, two a word.  A Philox block
@@ -65,12 +67,12 @@ __device__ __forceinline__ uint4 pack_by_chance(const float (&state)[vector_elem
   return {pairs[0], pairs[1], pairs[2], pairs[3]};
 }
 
-/// What the blocks of a head's state share: the convolution's outputs for it.
+/// What a block's threads share: the convolution's outputs for its head, and the gate.
 template <int N>
-struct Convolved {
-  alignas(vector_bytes) float x[head_dim];
+struct Shared {
+  alignas(vector_bytes) float x[head_dim], z[head_dim];
   alignas(vector_bytes) float BC[2 * N];
-  bool last;  // of the blocks of its sequence to have read B's and C's states
+  bool last;  // of the blocks of its group to have read B's and C's states
 };
 
 /// Where the block's channels stand in a sequence.
@@ -92,41 +94,73 @@ struct Place {
   }
 };
 
-/// The convolution's step for the block's own channels, whose states it replaces, and for B and C.
-template <int N, int Kernel>
-__device__ void convolve(const MixerStep& step, const Place& place, const float* xBC, float* conv_state,
-                         Convolved<N>& to) {
-  const int tid = static_cast<int>(threadIdx.x);
-  auto output = [&](int channel, float(&taps)[Kernel]) {
-    read_taps(taps, conv_state + channel * (Kernel - 1), xBC[channel]);
-    return conv_output(taps, step.conv_weight + channel * Kernel,
-                       step.conv_bias != nullptr ? step.conv_bias[channel] : 0.0F);
-  };
-  float taps[Kernel];
-  if (tid < head_dim) {
-    const int channel = place.head * head_dim + tid;
-    to.x[tid] = output(channel, taps);
-    write_taps(conv_state + channel * (Kernel - 1), taps);
-  }
-  for (int i = tid; i < 2 * N; i += block_threads)
-    to.BC[i] = output(place.channel_of_BC<N>(i, step.shape.n_groups), taps);
-  __syncthreads();
-  if (tid == 0) {
-    __threadfence();  // this block's reads come before its arrival
-    to.last = atomicInc(step.arrivals + place.sequence, gridDim.x - 1) == gridDim.x - 1;
-  }
-}
+/// A channel of the convolution that a thread steps.
+template <int Kernel>
+struct Channel {
+  float taps[Kernel], weight[Kernel], bias;
+  float* state;
 
-/// B's and C's states after the step, by the block that read them last.
-template <int N, int Kernel>
-__device__ void shift_BC(const MixerStep& step, const Place& place, const float* xBC, float* conv_state) {
-  for (int i = static_cast<int>(threadIdx.x); i < 2 * step.shape.n_groups * N; i += block_threads) {
-    float* state = conv_state + (place.inner + i) * (Kernel - 1);
-    float taps[Kernel];
-    read_taps(taps, state, xBC[place.inner + i]);
+  /// What no recent kernel writes.
+  __device__ __forceinline__ void load(const MixerStep& step, float* conv_state, int channel) {
+    state = conv_state + channel * (Kernel - 1);
+#pragma unroll
+    for (int k = 0; k + 1 < Kernel; ++k) taps[k] = state[k];
+#pragma unroll
+    for (int k = 0; k < Kernel; ++k) weight[k] = step.conv_weight[channel * Kernel + k];
+    bias = step.conv_bias != nullptr ? step.conv_bias[channel] : 0.0F;
+  }
+  __device__ __forceinline__ float output(float input) {
+    taps[Kernel - 1] = input;
+    return conv_output(taps, weight, bias);
+  }
+  __device__ __forceinline__ void shift() {
     write_taps(state, taps);
   }
-}
+};
+
+/// The convolution's step in every block of a head: for the head's own channels, and for its group's B and C, which the
+/// last block to have read their states shifts.
+template <int N, int Kernel>
+struct Convolution {
+  static constexpr int BC_each = (2 * N + block_threads - 1) / block_threads;
+  Channel<Kernel> own, BC[BC_each];
+
+  static __device__ __forceinline__ int place_of_BC(int i) { return static_cast<int>(threadIdx.x) + i * block_threads; }
+  __device__ __forceinline__ void load(const MixerStep& step, const Place& place) {
+    float* const conv_state = step.conv_state + place.slot * place.conv_dim * (Kernel - 1);
+    const int tid = static_cast<int>(threadIdx.x);
+    if (tid < head_dim) own.load(step, conv_state, place.head * head_dim + tid);
+#pragma unroll
+    for (int i = 0; i < BC_each; ++i)
+      if (place_of_BC(i) < 2 * N)
+        BC[i].load(step, conv_state, place.channel_of_BC<N>(place_of_BC(i), step.shape.n_groups));
+  }
+  /// xBC: the sequence's new inputs.
+  __device__ __forceinline__ void run(const MixerStep& step, const Place& place, const float* xBC, Shared<N>& to) {
+    const int tid = static_cast<int>(threadIdx.x);
+    if (tid < head_dim) {
+      to.x[tid] = own.output(xBC[place.head * head_dim + tid]);
+      own.shift();
+    }
+#pragma unroll
+    for (int i = 0; i < BC_each; ++i)
+      if (place_of_BC(i) < 2 * N)
+        to.BC[place_of_BC(i)] = BC[i].output(xBC[place.channel_of_BC<N>(place_of_BC(i), step.shape.n_groups)]);
+    __syncthreads();
+    if (tid != 0) return;
+    __threadfence();  // this block's reads come before its arrival
+    const unsigned heads_a_group = gridDim.x / static_cast<unsigned>(step.shape.n_groups);
+    unsigned* const arrivals = step.arrivals + place.sequence * step.shape.n_groups + place.group;
+    to.last = atomicInc(arrivals, heads_a_group - 1) == heads_a_group - 1;
+  }
+  __device__ __forceinline__ void finish(const Shared<N>& shared) {
+    __syncthreads();
+    if (!shared.last) return;
+#pragma unroll
+    for (int i = 0; i < BC_each; ++i)
+      if (place_of_BC(i) < 2 * N) BC[i].shift();
+  }
+};
 
 template <class S, int N, int Kernel, bool Separate, bool ByChance>
 __global__ void __launch_bounds__(block_threads, blocks_wanted<S, N>) step_kernel(const MixerStep step) {
@@ -135,42 +169,44 @@ __global__ void __launch_bounds__(block_threads, blocks_wanted<S, N>) step_kerne
   constexpr int row_vectors = N / each / row_lanes;  // of one lane in one row
   constexpr int rows_at_once = block_threads / row_lanes;
   constexpr int row_steps = head_dim / rows_at_once;
-  __shared__ Convolved<N> shared;
+  __shared__ Shared<N> shared;
 
   Place place(step);
-  const int lane_in_row = static_cast<int>(threadIdx.x) % row_lanes;
-  const int first_row = static_cast<int>(threadIdx.x) / row_lanes;
+  const int tid = static_cast<int>(threadIdx.x), lane_in_row = tid % row_lanes, first_row = tid / row_lanes;
   // The batch's slots never change while kernels of its step run.
   place.slot = step.slots != nullptr ? step.slots[place.sequence] : place.sequence;
   S* const state = static_cast<S*>(step.ssm_state) +
                    ((place.slot * step.shape.num_heads + place.head) * head_dim + first_row) * N + lane_in_row * each;
   uint4 loaded[row_steps][row_vectors];
-  auto load_state = [&] {
+  Convolution<N, Kernel> convolution;
+  auto load_states = [&] {
 #pragma unroll
     for (int r = 0; r < row_steps; ++r) {
 #pragma unroll
       for (int v = 0; v < row_vectors; ++v)
-        loaded[r][v] = load_vector(state + r * rows_at_once * N + v * row_lanes * each);
+        loaded[r][v] = load_once(state + r * rows_at_once * N + v * row_lanes * each);
     }
+    if constexpr (!Separate) convolution.load(step, place);
   };
-  if (step.state_is_settled) load_state();
+  if (step.state_is_settled) load_states();
+  const float dt_bias = step.dt_bias[place.head], A = -expf(step.A_log[place.head]), D = step.D[place.head];
   wait_for_previous();
-  if (!step.state_is_settled) load_state();
+  if (!step.state_is_settled) load_states();
 
   const float* row = static_cast<const float*>(step.zxBCdt.data) + place.sequence * step.zxBCdt.stride;
   const float* xBC = row + place.inner;
-  float* conv_state = step.conv_state + place.slot * place.conv_dim * (Kernel - 1);
-  const float dt_raw = xBC[place.conv_dim + place.head] + step.dt_bias[place.head];
-  const float dt = fminf(fmaxf(softplus(dt_raw), step.dt_min), step.dt_max);
-  const float decay = expf(dt * -expf(step.A_log[place.head])), D = step.D[place.head];
-  const float *x = shared.x, *B = shared.BC, *C = shared.BC + N;
+  const float dt = fminf(fmaxf(softplus(xBC[place.conv_dim + place.head] + dt_bias), step.dt_min), step.dt_max);
+  const float decay = expf(dt * A);
+  const float *B = shared.BC, *C = shared.BC + N;
+  if (step.gate && tid < head_dim) shared.z[tid] = silu(row[place.head * head_dim + tid]);
   if constexpr (Separate) {
     const float* convolved = step.convolved + static_cast<std::int64_t>(place.sequence) * place.conv_dim;
-    x = convolved + place.head * head_dim;
+    if (tid < head_dim) shared.x[tid] = convolved[place.head * head_dim + tid];
     B = convolved + place.channel_of_BC<N>(0, step.shape.n_groups);
     C = convolved + place.channel_of_BC<N>(N, step.shape.n_groups);
+    __syncthreads();
   } else {
-    convolve<N, Kernel>(step, place, xBC, conv_state, shared);
+    convolution.run(step, place, xBC, shared);
   }
   float B_own[row_vectors][each], C_own[row_vectors][each];
 #pragma unroll
@@ -188,7 +224,7 @@ __global__ void __launch_bounds__(block_threads, blocks_wanted<S, N>) step_kerne
 #pragma unroll
   for (int r = 0; r < row_steps; ++r) {
     const int p = first_row + r * rows_at_once;
-    const float x_p = x[p], added = dt * x_p;
+    const float x_p = shared.x[p], added = dt * x_p;
     float y = 0.0F;
 #pragma unroll
     for (int v = 0; v < row_vectors; ++v) {
@@ -206,20 +242,16 @@ __global__ void __launch_bounds__(block_threads, blocks_wanted<S, N>) step_kerne
       } else {
         packed_state = pack_vector<S>(values);
       }
-      store_vector(state + r * rows_at_once * N + v * row_lanes * each, packed_state);
+      store_once(state + r * rows_at_once * N + v * row_lanes * each, packed_state);
     }
 #pragma unroll
     for (int distance = row_lanes / 2; distance > 0; distance /= 2) y += __shfl_xor_sync(0xFFFFFFFFU, y, distance);
     if (lane_in_row == 0) {
       y += D * x_p;
-      if (step.gate) y *= silu(row[place.head * head_dim + p]);
-      out[p] = y;
+      out[p] = step.gate ? y * shared.z[p] : y;
     }
   }
-  if constexpr (!Separate) {
-    __syncthreads();
-    if (shared.last) shift_BC<N, Kernel>(step, place, xBC, conv_state);
-  }
+  if constexpr (!Separate) convolution.finish(shared);
 }
 
 template <class S, int N, int Kernel>

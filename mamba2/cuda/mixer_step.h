@@ -43,7 +43,7 @@ struct MixerStep {
   StochasticRounding rounding;
   bool state_is_settled = false;  // the kernel just ahead does not write ssm_state: it may be read before that is done
   Rows out;                       // (sequences, num_heads * head_dim)
-  unsigned* arrivals = nullptr;   // (sequences), zero before the first call and again after each
+  unsigned* arrivals = nullptr;   // (sequences, n_groups), zero before the first call, and again after each
   /// Work space (sequences, conv_dim) f32 for the convolution's outputs, made by a kernel of its own: faster where the
   /// states are many.  Null: each block makes its own.
   float* convolved = nullptr;

@@ -15,4 +15,10 @@ __device__ __forceinline__ uint4 philox(uint2 key, uint4 counter) {
   return counter;
 }
 
+/// A float to bf16's upper half, rounded up with a probability that is the part cut off; infinities and NaN stay.
+__device__ __forceinline__ unsigned rounded_by_chance(float value, unsigned random_16_bits) {
+  const unsigned bits = __float_as_uint(value);
+  return ((bits & 0x7F800000U) == 0x7F800000U ? bits : bits + random_16_bits) >> 16;
+}
+
 }  // namespace mamba2::cuda

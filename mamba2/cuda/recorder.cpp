@@ -14,7 +14,13 @@ constexpr std::size_t least_ops = 4;  // fewer are launched as fast one by one
 }  // namespace
 
 Recorder::~Recorder() {
+  forget();
+}
+
+void Recorder::forget() {
   for (Run& run : known_) release(run);
+  known_.clear();
+  begin();
 }
 
 void Recorder::release(Run& run) noexcept {
@@ -22,46 +28,73 @@ void Recorder::release(Run& run) noexcept {
   run.graph = nullptr;
 }
 
-/// The ops so far are how this run begins.
-bool Recorder::continues(const Run& run) const {
-  return words_.size() <= run.words.size() && std::equal(words_.begin(), words_.end(), run.words.begin());
+void Recorder::begin() {
+  now_.words.clear();
+  now_.launches.clear();
+  ops_ = 0;
+  match_ = known_.end();
 }
 
-void Recorder::add(const std::vector<std::uint64_t>& words, Launch launch) {
-  const bool was_held = ops_ == held_.size();
-  const std::size_t before = words_.size();
-  words_.insert(words_.end(), words.begin(), words.end());
-  ++ops_;
-  const bool still =
-      match_ != known_.end() && words_.size() <= match_->words.size() &&
-      std::equal(words.begin(), words.end(), match_->words.begin() + static_cast<std::ptrdiff_t>(before));
-  if (!still) {
-    match_ = known_.end();
-    if (was_held) match_ = std::find_if(known_.begin(), known_.end(), [&](const Run& run) { return continues(run); });
+/// A run that begins with the ops so far.
+bool Recorder::find_run() {
+  const std::vector<std::uint64_t>& words = now_.words;
+  match_ = std::find_if(known_.begin(), known_.end(), [&](const Run& run) {
+    return words.size() <= run.words.size() && std::equal(words.begin(), words.end(), run.words.begin());
+  });
+  return match_ != known_.end();
+}
+
+/// Counts an op.  True where a known run goes on with it; else what was held back is launched.
+bool Recorder::held(const std::vector<std::uint64_t>& words) {
+  const bool first = ops_ == 0, was_held = match_ != known_.end();
+  const std::size_t before = now_.words.size();
+  now_.words.insert(now_.words.end(), words.begin(), words.end());
+  if (was_held) {
+    const std::vector<std::uint64_t>& known = match_->words;
+    const bool goes_on = now_.words.size() <= known.size() &&
+                         std::equal(words.begin(), words.end(), known.begin() + static_cast<std::ptrdiff_t>(before));
+    const auto last = match_;
+    if (!goes_on && !find_run()) {
+      match_ = last;
+      launch_held();
+    }
+  } else if (first) {
+    find_run();
   }
-  held_.push_back(std::move(launch));
-  if (match_ == known_.end()) launch_held();
+  ++ops_;
+  return match_ != known_.end();
 }
 
+/// Launches the ops so far, all of which a known run begins with.
 void Recorder::launch_held() {
+  const auto run = match_;
+  match_ = known_.end();
+  for (std::size_t i = 0; i < ops_; ++i) launch_now(run->launches[i]);
+}
+
+void Recorder::launch_now(Launch launch) {
   launching_ = true;
-  std::vector<Launch> held;
-  held.swap(held_);
   try {
-    for (const Launch& launch : held) launch();
+    launch();
   } catch (...) {
     launching_ = false;
     begin();
     throw;
   }
   launching_ = false;
+  now_.launches.push_back(std::move(launch));
 }
 
-void Recorder::begin() {
-  words_.clear();
-  held_.clear();
-  match_ = known_.end();
-  ops_ = 0;
+void Recorder::launch_all(const Run& run) {
+  launching_ = true;
+  try {
+    for (const Launch& launch : run.launches) launch();
+    finish_();
+  } catch (...) {
+    launching_ = false;
+    throw;
+  }
+  launching_ = false;
 }
 
 void Recorder::remember() {
@@ -70,18 +103,16 @@ void Recorder::remember() {
     release(known_.back());
     known_.pop_back();
   }
-  Run run;
-  run.words = words_;
-  run.generation = generation_;
-  known_.push_front(std::move(run));
+  known_.push_front(std::move(now_));
+  known_.front().generation = generation_;
+  now_ = {};
 }
 
 void Recorder::record(Run& run) {
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "begin to record a graph");
   std::exception_ptr failure;
   try {
-    launch_held();
-    finish_();
+    launch_all(run);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -100,33 +131,37 @@ void Recorder::record(Run& run) {
 
 void Recorder::flush() {
   if (ops_ == 0 || launching_) return;
-  const bool all_held = held_.size() == ops_;
-  if (all_held && match_ != known_.end() && match_->words.size() != words_.size())
-    match_ = std::find_if(known_.begin(), known_.end(), [&](const Run& run) { return run.words == words_; });
-  if (!all_held || match_ == known_.end()) {
-    if (!held_.empty()) launch_held();
-    finish_();
+  // Of the runs that begin with these ops the one that ends with them too.
+  if (match_ != known_.end() && match_->words.size() != now_.words.size()) {
+    const auto longer = match_;
+    match_ = std::find_if(known_.begin(), known_.end(), [&](const Run& run) { return run.words == now_.words; });
+    if (match_ == known_.end()) {
+      match_ = longer;
+      launch_held();
+    }
+  }
+  if (match_ == known_.end()) {
+    try {
+      finish_();
+    } catch (...) {
+      begin();
+      throw;
+    }
     remember();
     begin();
     return;
   }
   const auto run = match_;
-  try {
-    if (run->generation != generation_) {
-      release(*run);
-      launch_held();
-      finish_();
-      run->generation = generation_;  // what the launches themselves changed is settled
-    } else {
-      if (run->graph == nullptr) record(*run);
-      check(cudaGraphLaunch(run->graph, stream_), "launch a graph");
-    }
-  } catch (...) {
-    begin();
-    throw;
+  begin();
+  if (run->generation != generation_) {
+    release(*run);
+    launch_all(*run);
+    run->generation = generation_;  // what the launches themselves changed is settled
+  } else {
+    if (run->graph == nullptr) record(*run);
+    check(cudaGraphLaunch(run->graph, stream_), "launch a graph");
   }
   known_.splice(known_.begin(), known_, run);
-  begin();
 }
 
 }  // namespace mamba2::cuda

@@ -28,34 +28,42 @@ class Recorder {
 
   /// True while launches are made: what they call in turn is not to be added.
   bool launching() const { return launching_; }
-  /// words: all that `launch` depends on.
-  void add(const std::vector<std::uint64_t>& words, Launch launch);
+  /// words: all that an op's launch depends on; make_launch() gives the launch where no known one serves.
+  template <class MakeLaunch>
+  void add(const std::vector<std::uint64_t>& words, MakeLaunch&& make_launch) {
+    if (!held(words)) launch_now(make_launch());
+  }
   /// Launches what is held back.  Throws Error for what a launch says.
   void flush();
-  /// What is recorded is void: something changed that fingerprints don't tell.
+  /// Graphs are void: memory that launches ask for, and fingerprints don't tell, moved.
   void invalidate() { ++generation_; }
+  /// All runs are void: what launches refer to is gone.  Nothing is held back.
+  void forget();
 
  private:
   struct Run {
-    std::vector<std::uint64_t> words;
+    std::vector<std::uint64_t> words;  // of all its ops, end to end
+    std::vector<Launch> launches;      // one an op
     cudaGraphExec_t graph = nullptr;
     std::uint64_t generation = 0;  // when it was launched op by op, which it must be before it is recorded
   };
 
   void begin();
-  bool continues(const Run& run) const;
+  bool held(const std::vector<std::uint64_t>& words);
+  bool find_run();
+  void launch_now(Launch launch);
   void launch_held();
+  void launch_all(const Run& run);
   void record(Run& run);
   void remember();
-  void release(Run& run) noexcept;
+  static void release(Run& run) noexcept;
 
   cudaStream_t stream_;
   Launch finish_;
   std::list<Run> known_;  // last used first
-  std::vector<std::uint64_t> words_;
-  std::vector<Launch> held_;
-  std::list<Run>::iterator match_ = known_.end();
-  std::size_t ops_ = 0;
+  Run now_;               // ops since the last flush; launches only where they are made already
+  std::size_t ops_ = 0;   // of them
+  std::list<Run>::iterator match_ = known_.end();  // begins with all of them, none of which is launched
   std::uint64_t generation_ = 0;
   bool launching_ = false;
 };

@@ -6,6 +6,7 @@
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/mixer_step.h"
 #include "mamba2/cuda/norm.h"
+#include "mamba2/cuda/round_states.h"
 #include "mamba2/cuda/ssd_scan.h"
 #include "mamba2/cuda/token_ops.h"
 
@@ -80,9 +81,51 @@ void set_D(SsdScan& scan, const Tensor& D) {
   scan.D_channel_stride = D.rank() == 2 ? 1 : 0;
 }
 
-void run_scan(Context& context, const SsdScan& scan) {
-  if (scan.batch.tokens == 0) return;
-  cuda::ssd_scan(scan, context.scratch(ssd_scan_workspace(scan)), context.stream());
+constexpr std::size_t padded(std::size_t bytes) {
+  constexpr std::size_t step = 256;
+  return (bytes + step - 1) / step * step;
+}
+
+/// How a scan's states are rounded.
+struct Rounding {
+  bool by_chance;
+  const std::int32_t* positions;
+  unsigned layer;
+};
+
+template <class Op>
+Rounding rounding_of(const Op& op) {
+  const bool by_chance = op.rounding == StateRounding::stochastic && op.ssm_state.dtype != DType::f32;
+  return {by_chance, by_chance ? op.batch.positions.template as<std::int32_t>() : nullptr,
+          static_cast<unsigned>(op.layer)};
+}
+
+/// Bytes of work space for a scan: a copy of its states in f32 first, where they are rounded by chance.
+std::size_t copied_states(const SsdScan& scan, const Rounding& rounding) {
+  if (!rounding.by_chance) return 0;
+  const SsdShape& shape = scan.shape;
+  return padded(static_cast<std::size_t>(scan.batch.sequences) * static_cast<std::size_t>(shape.num_heads) *
+                static_cast<std::size_t>(shape.head_dim) * static_cast<std::size_t>(shape.state_size) * sizeof(float));
+}
+std::size_t scan_workspace(const SsdScan& scan, const Rounding& rounding) {
+  return copied_states(scan, rounding) + ssd_scan_workspace(scan);
+}
+
+void run_scan(Context& context, const SsdScan& scan, const Rounding& rounding, void* workspace) {
+  if (!rounding.by_chance) return cuda::ssd_scan(scan, workspace, context.stream());
+  const StatesByChance states{.shape = scan.shape,
+                              .batch = scan.batch,
+                              .positions = rounding.positions,
+                              .layer = rounding.layer,
+                              .states = scan.ssm_state,
+                              .copy = static_cast<float*>(workspace)};
+  SsdScan in_f32 = scan;
+  in_f32.ssm_state = workspace;
+  in_f32.state_dtype = DType::f32;
+  in_f32.batch.slots = nullptr;
+  widen_states(states, context.stream());
+  cuda::ssd_scan(in_f32, static_cast<std::byte*>(workspace) + copied_states(scan, rounding), context.stream());
+  round_states(states, context.stream());
 }
 
 void mlp_part(Context& context, const mamba2::Mixer& op, std::int64_t mlp) {
@@ -108,7 +151,8 @@ GatedRmsNorm norm_of(const mamba2::Mixer& op, const MixerViews& views) {
 /// One token of every sequence, by one kernel before the norm.
 bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
   const mamba2::Batch& batch = op.batch;
-  if (batch.tokens != batch.sequences || batch.longest != 1 || batch.sequences > most_fused_sequences) return false;
+  if (batch.tokens != batch.sequences || batch.longest != 1 || batch.sequences * op.n_groups > most_fused_groups)
+    return false;
   if (op.act != mamba2::Activation::silu || op.D.rank() != 1) return false;
   const bool normed = !op.norm_weight.empty();
   MixerStep step;
@@ -135,8 +179,8 @@ bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& vie
   if (static_cast<std::int64_t>(op.ssm_state[0].bytes()) * batch.sequences >= separate_convolution_bytes &&
       op.xBC.contiguous())
     step.convolved = op.xBC.as<float>();
-  if (op.rounding == StateRounding::stochastic && op.ssm_state.dtype == DType::bf16)
-    step.rounding = {.positions = batch.positions.as<std::int32_t>(), .layer = static_cast<unsigned>(op.layer)};
+  const Rounding rounding = rounding_of(op);
+  step.rounding = {.positions = rounding.positions, .layer = rounding.layer};
   step.state_is_settled = context.follows_product;
   if (!mixer_step_is_tuned(step)) return false;
   require_packed(op.conv_weight, "the convolution's weight");
@@ -164,9 +208,7 @@ bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& vie
 bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
   const std::int64_t tokens = op.batch.tokens;
   if (!context.rounds() || tokens < least_rounded_tokens || op.norm_weight.empty()) return false;
-  if (op.rounding == StateRounding::stochastic && op.ssm_state.dtype != DType::f32) return false;
-  constexpr std::int64_t element = 2, step = 256;
-  auto padded = [](std::int64_t bytes) { return (bytes + step - 1) / step * step; };
+  constexpr std::int64_t element = 2;
   const std::int64_t row = (views.conv_dim + 7) / 8 * 8;
   SsdScan scan;
   scan.shape = views.shape(op);
@@ -176,7 +218,7 @@ bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews&
     scan.x = {scratch, row};
     scan.B = {scratch + views.inner * element, row};
     scan.C = {scratch + (views.inner + views.groups_width) * element, row};
-    scan.out = {scratch + padded(tokens * row * element), views.inner};
+    scan.out = {scratch + padded(static_cast<std::size_t>(tokens * row * element)), views.inner};
   };
   place(static_cast<std::byte*>(context.scratch(1)));
   scan.dt = op.dt.as<float>();
@@ -188,9 +230,10 @@ bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews&
   scan.ssm_state = op.ssm_state.data;
   scan.state_dtype = op.ssm_state.dtype;
   if (!ssd_scan_is_tuned(scan, current_device().compute_capability)) return false;
-  const std::int64_t values = padded(tokens * row * element) + padded(tokens * views.inner * element);
-  auto* const scratch =
-      static_cast<std::byte*>(context.scratch(static_cast<std::size_t>(values) + ssd_scan_workspace(scan)));
+  const Rounding rounding = rounding_of(op);
+  const std::size_t values = padded(static_cast<std::size_t>(tokens * row * element)) +
+                             padded(static_cast<std::size_t>(tokens * views.inner * element));
+  auto* const scratch = static_cast<std::byte*>(context.scratch(values + scan_workspace(scan, rounding)));
   place(scratch);
 
   CausalConv conv = conv_of(views.xBC, op.conv_weight, op.conv_bias, op.act, op.batch, op.conv_state);
@@ -198,7 +241,7 @@ bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews&
   conv.out = {scratch, row};
   cuda::causal_conv(conv, context.stream());
   softplus_dt(time_step_of(views.dt_raw, op.dt_bias, op.limit, op.dt), context.stream());
-  cuda::ssd_scan(scan, scratch + values, context.stream());
+  run_scan(context, scan, rounding, scratch + values);
   GatedRmsNorm norm = norm_of(op, views);
   norm.y_dtype = DType::bf16;
   norm.y = {scan.out.data, scan.out.stride};
@@ -238,7 +281,9 @@ void ssd_scan(Context& context, const mamba2::SsdScan& op) {
   scan.ssm_state = op.ssm_state.data;
   scan.state_dtype = op.ssm_state.dtype;
   scan.out = rows(op.out);
-  run_scan(context, scan);
+  if (scan.batch.tokens == 0) return;
+  const Rounding rounding = rounding_of(op);
+  run_scan(context, scan, rounding, context.scratch(scan_workspace(scan, rounding)));
 }
 
 bool fused_mixer(Context& context, const mamba2::Mixer& op) {

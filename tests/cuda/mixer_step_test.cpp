@@ -97,7 +97,7 @@ Result on_device(const Case& c, Convolution convolution, const StochasticRoundin
   const DeviceArray dt_bias(c.dt_bias, DType::f32), A_log(c.A_log, DType::f32), D(c.D, DType::f32), slots(c.slots);
   const DeviceArray conv_state(c.conv_state, DType::f32), ssm_state(c.ssm_state, c.state_dtype);
   const DeviceArray out(static_cast<std::size_t>(c.sequences * c.inner()) * sizeof(float));
-  const DeviceArray arrivals(std::vector<std::int32_t>(static_cast<std::size_t>(c.sequences), 0));
+  const DeviceArray arrivals(std::vector<std::int32_t>(static_cast<std::size_t>(c.sequences * c.shape.n_groups), 0));
   MixerStep step;
   step.shape = c.shape;
   step.conv_kernel = c.kernel;

@@ -92,6 +92,12 @@ DeviceArray::DeviceArray(DeviceArray&& other) noexcept : data_(other.data_), byt
   other.data_ = nullptr;
 }
 
+DeviceArray& DeviceArray::operator=(DeviceArray&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
 DeviceArray::~DeviceArray() {
   (void)cudaFree(data_);
 }

@@ -30,6 +30,7 @@ class DeviceArray {
   DeviceArray(const std::vector<double>& values, DType dtype) : DeviceArray(encode(values, dtype)) {}
   explicit DeviceArray(const std::vector<std::int32_t>& values);
   DeviceArray(DeviceArray&& other) noexcept;
+  DeviceArray& operator=(DeviceArray&& other) noexcept;
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;
   ~DeviceArray();

@@ -1,0 +1,130 @@
+// Products on the CUDA backend.
+#include "tests/cuda/backend_support.h"
+
+namespace mamba2::test {
+namespace {
+
+struct Product {
+  std::int64_t rows, in, out;
+  DType held;
+  bool bias, add;
+};
+
+Body product_of(const Product& p) {
+  return [p](Operands& o) {
+    Linear op{
+        .x = o.rows(p.rows, p.in), .weight = o.weight(p.out, p.in, p.held, p.held), .bias = {}, .add = {}, .out = {}};
+    if (p.bias) op.bias = o.dense(Shape{p.out});
+    if (p.add) op.add = o.rows(p.rows, p.out);
+    op.out = o.unwritten(p.rows, p.out);
+    o.backend().run(op);
+    o.result(op.out);
+  };
+}
+
+/// The same with rows that the library and vector loads take.
+Body aligned_product_of(const Product& p) {
+  return [p](Operands& o) {
+    Linear op{.x = o.dense(Shape{p.rows, p.in}),
+              .weight = o.weight(p.out, p.in, p.held, p.held),
+              .bias = {},
+              .add = {},
+              .out = o.dense(Shape{p.rows, p.out})};
+    if (p.bias) op.bias = o.dense(Shape{p.out});
+    if (p.add) op.add = op.out;
+    o.backend().run(op);
+    o.result(op.out);
+  };
+}
+
+std::string text_of(const Product& p) {
+  return fmt::format("{} x {} x {} {}{}{}", p.rows, p.in, p.out, name(p.held), p.bias ? " bias" : "",
+                     p.add ? " add" : "");
+}
+
+TEST_F(CudaBackendOps, LinearOfFewRows) {
+  for (const DType held : {DType::f32, DType::bf16, DType::f16})
+    for (const std::int64_t rows : {1, 2, 3, 4, 5, 8})
+      for (const std::int64_t in : {1, 31, 64, 100, 264, 768, 2560})
+        for (const std::int64_t out : {1, 5, 131}) {
+          const Product p{rows, in, out, held, in % 2 == 0, out % 2 == 1};
+          agree(text_of(p) + " gaps", exact(), foldings, product_of(p));
+          agree(text_of(p), exact(), foldings, aligned_product_of(p));
+        }
+}
+
+TEST_F(CudaBackendOps, LinearOfManyRowsWithoutTheLibrary) {
+  for (const DType held : {DType::f32, DType::bf16, DType::f16})
+    for (const std::int64_t rows : {9, 63, 64, 65, 130})
+      for (const std::int64_t in : {3, 64, 100})
+        for (const std::int64_t out : {1, 64, 130}) {
+          const Product p{rows, in, out, held, in % 2 == 0, out % 2 == 0};
+          agree(text_of(p), exact(), foldings, product_of(p));
+        }
+}
+
+TEST_F(CudaBackendOps, LinearOfManyRowsInF32ByTheLibrary) {
+  for (const std::int64_t rows : {9, 64, 200})
+    for (const bool bias : {false, true})
+      for (const bool add : {false, true}) {
+        const Product p{rows, 256, 512, DType::f32, bias, add};
+        agree(text_of(p), exact(), foldings, aligned_product_of(p));
+      }
+}
+
+TEST_F(CudaBackendOps, LinearOfManyRowsIn16BitsByTheLibrary) {
+  for (const DType held : {DType::bf16, DType::f16})
+    for (const std::int64_t rows : {9, 64, 200})
+      for (const bool bias : {false, true})
+        for (const bool add : {false, true}) {
+          const Product p{rows, 256, 515, held, bias, add};
+          agree(text_of(p), fast(), foldings + (held == DType::bf16 ? bf16_inputs : f16_inputs), aligned_product_of(p));
+        }
+}
+
+TEST_F(CudaBackendOps, LinearInF16TakesRowsPastItsRange) {
+  agree("9 x 256 x 512 of 1e6", fast(), foldings + f16_inputs, [&](Operands& o) {
+    const Tensor x = o.dense(Shape{9, 256}, 1e6), out = o.unwritten(9, 512);
+    o.backend().run(
+        Linear{.x = x, .weight = o.weight(512, 256, DType::f16, DType::f16), .bias = {}, .add = {}, .out = out});
+    o.result(out);
+  });
+}
+
+TEST_F(CudaBackendOps, LinearOfQuantisedWeights) {
+  // held as f16: half a unit of each weight, beside the rounding of x where rows are many
+  for (const DType held : {DType::q8_0, DType::q4_0, DType::q4_k, DType::q6_k})
+    for (const std::int64_t rows : {1, 4, 40}) {
+      const Product p{rows, 512, 160, held, false, true};
+      agree(text_of(p), fast(), foldings + 2 * f16_inputs, [&](Operands& o) {
+        Linear op{.x = o.dense(Shape{p.rows, p.in}),
+                  .weight = o.weight(p.out, p.in, DType::f32, p.held),
+                  .bias = {},
+                  .add = o.dense(Shape{p.rows, p.out}),
+                  .out = o.unwritten(p.rows, p.out)};
+        o.backend().run(op);
+        o.result(op.out);
+      });
+    }
+}
+
+TEST_F(CudaBackendOps, ARowsBitsDoNotDependOnTheOtherRowsWhereTheyAreFew) {
+  for (const std::int64_t rows : {2, 3, 4, 7, 8})
+    for (const std::int64_t in : {100, 768, 5120, 8192}) {
+      auto product = [&](bool one_by_one) {
+        return results_of(exact(), 5, [&](Operands& o) {
+          const Tensor x = o.dense(Shape{rows, in}), y = o.unwritten(rows, 70);
+          const PreparedWeight* weight = o.weight(70, in, DType::bf16, DType::bf16);
+          const std::int64_t step = one_by_one ? 1 : rows;
+          for (std::int64_t i = 0; i < rows; i += step)
+            o.backend().run(
+                Linear{.x = x.slice(0, i, step), .weight = weight, .bias = {}, .add = {}, .out = y.slice(0, i, step)});
+          o.result(y);
+        });
+      };
+      EXPECT_EQ(product(true), product(false)) << rows << " x " << in;
+    }
+}
+
+}  // namespace
+}  // namespace mamba2::test
