@@ -73,7 +73,7 @@ std::string resolve_hub_model(std::string_view text, const HubOptions& options, 
   require(!options.cache_directory.empty(), "{}: no cache directory is set", name.model);
   const ModelCache cache(options.cache_directory, name.model);
   const auto commit = cache.commit_of(name.revision);
-  const std::string snapshot = commit ? cache.snapshot(*commit) : std::string();
+  std::string snapshot = commit ? cache.snapshot(*commit) : std::string();
   const std::string missing =
       commit ? missing_from_folder(snapshot).value_or("") : fmt::format("revision '{}'", name.revision);
   const bool whole =

@@ -156,7 +156,8 @@ class Product {
     if (!add_.empty()) after += static_cast<double>(add_.as<float>()[m * add_.stride(0) + n]);
     // a block: two additions to the sum; a term: the product of scales, the integer as f32; a value as dequantised:
     // two; then bias and add
-    const auto blocks = static_cast<double>(columns / block_elements(weight_.view().dtype));
+    const std::int64_t whole_blocks = columns / block_elements(weight_.view().dtype);
+    const auto blocks = static_cast<double>(whole_blocks);
     const double rounded =
         eps * ((2 * blocks + 4) * size + 2 * (size + std::fabs(bias)) + std::fabs(after)) * (1 + 1e-3);
     const auto got = static_cast<double>(out_.as<float>()[m * out_.stride(0) + n]);
