@@ -14,6 +14,18 @@ Heads heads_of(const Tensor& tensor) {
   return {.data = tensor.as<float>(), .token_stride = tensor.stride(0), .head_stride = tensor.stride(1)};
 }
 
+/// out = value * act(gate), or act(gate) where value is absent.
+void run_activation(Context& context, const Tensor& value, const Tensor& gate, mamba2::Activation act,
+                    const Tensor& out) {
+  activate({.rows = gate.size(0),
+            .width = extent(gate.size(1), "a row's width"),
+            .value = const_rows(value),
+            .gate = const_rows(gate),
+            .activation = activation_of(act),
+            .out = rows(out)},
+           context.stream());
+}
+
 }  // namespace
 
 void rms_norm(Context& context, const mamba2::RmsNorm& op) {
@@ -43,24 +55,11 @@ void gated_rms_norm(Context& context, const mamba2::GatedRmsNorm& op) {
 }
 
 void gated_activation(Context& context, const mamba2::GatedActivation& op) {
-  Activate task;
-  task.rows = op.gate.size(0);
-  task.width = extent(op.gate.size(1), "a row's width");
-  task.value = const_rows(op.value);
-  task.gate = const_rows(op.gate);
-  task.activation = activation_of(op.act);
-  task.out = rows(op.out);
-  activate(task, context.stream());
+  run_activation(context, op.value, op.gate, op.act, op.out);
 }
 
 void activate(Context& context, const mamba2::Activate& op) {
-  Activate task;
-  task.rows = op.x.size(0);
-  task.width = extent(op.x.size(1), "a row's width");
-  task.gate = const_rows(op.x);
-  task.activation = activation_of(op.act);
-  task.out = rows(op.out);
-  activate(task, context.stream());
+  run_activation(context, {}, op.x, op.act, op.out);
 }
 
 void gather_rows(Context& context, const mamba2::GatherRows& op) {
