@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
@@ -65,6 +66,29 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+namespace {
+
+/// The pages that lie wholly inside.
+std::span<std::byte> whole_pages(std::span<const std::byte> bytes) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<std::uintptr_t>(bytes.data()), last = first + bytes.size();
+  const std::uintptr_t begin = (first + page - 1) / page * page, end = last / page * page;
+  if (begin >= end) return {};
+  return {const_cast<std::byte*>(bytes.data()) + (begin - first), end - begin};
+}
+
+}  // namespace
+
+void read_ahead(std::span<const std::byte> mapped) {
+  const std::span<std::byte> pages = whole_pages(mapped);
+  if (!pages.empty()) ::madvise(pages.data(), pages.size(), MADV_WILLNEED);  // refused: then it is read when needed
+}
+
+void release_pages(std::span<const std::byte> mapped) {
+  const std::span<std::byte> pages = whole_pages(mapped);
+  if (!pages.empty()) ::madvise(pages.data(), pages.size(), MADV_DONTNEED);  // refused: then it stays
 }
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {

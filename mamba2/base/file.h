@@ -29,6 +29,12 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
+/// Parts of a MappedFile, and of nothing else.  read_ahead: will be read soon, so the system may get them from disk
+/// meanwhile.  release_pages: will not be read for a while; whole pages inside leave this process's memory, stay in the
+/// page cache, and come back when they are read after all.
+void read_ahead(std::span<const std::byte> mapped);
+void release_pages(std::span<const std::byte> mapped);
+
 /// Writes a file that is complete or absent: bytes go to a temporary name beside it, commit() syncs it and renames it
 /// over the target, the destructor without commit() removes it.  Throws Error that names the path (a full disk, no
 /// permission).

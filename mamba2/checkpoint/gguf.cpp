@@ -189,4 +189,10 @@ Tensor GgufFile::read_at(std::size_t index) const {
   return copies_.of(index, log_of_negative(Tensor(data, entry.dtype, entry.shape).reshape(info.shape), where));
 }
 
+std::span<const std::byte> GgufFile::mapped_at(std::size_t index) const {
+  const GgufEntry& entry = entries_[index];
+  return holds_A(entry.name) ? std::span<const std::byte>{}
+                             : file_.bytes().subspan(entry.begin, entry.end - entry.begin);
+}
+
 }  // namespace mamba2

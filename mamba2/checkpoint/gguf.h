@@ -40,6 +40,7 @@ class GgufFile : public TensorSource {
 
  protected:
   Tensor read_at(std::size_t index) const override;
+  std::span<const std::byte> mapped_at(std::size_t index) const override;
 
  private:
   GgufFile(MappedFile&& file, std::vector<GgufEntry>&& entries);

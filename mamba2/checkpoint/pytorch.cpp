@@ -330,16 +330,29 @@ PyTorchFile::PyTorchFile(MappedFile&& file, std::vector<TorchTensor>&& tensors)
   for (const TorchTensor& tensor : tensors) places_.push_back({tensor.strides, tensor.begin});
 }
 
-Tensor PyTorchFile::read_at(std::size_t index) const {
+Tensor PyTorchFile::stored_at(std::size_t index) const {
   const TensorInfo& info = tensors()[index];
-  const Place& place = places_[index];
   // A Tensor's data is not const; the mapping is read-only all the same.
-  Tensor view(const_cast<std::byte*>(file_.data()) + place.begin, info.dtype, info.shape);
-  const bool aligned = place.begin % element_size(info.dtype) == 0;
-  const std::array contiguous_strides = std::exchange(view.strides, place.strides);
-  if (info.bytes != 0 && !(aligned && view.contiguous())) return copies_.of(index, view);
-  view.strides = contiguous_strides;
-  return view;
+  Tensor stored(const_cast<std::byte*>(file_.data()) + places_[index].begin, info.dtype, info.shape);
+  stored.strides = places_[index].strides;
+  return stored;
+}
+
+bool PyTorchFile::is_view(std::size_t index) const {
+  const TensorInfo& info = tensors()[index];
+  const bool aligned = places_[index].begin % element_size(info.dtype) == 0;
+  return info.bytes == 0 || (aligned && stored_at(index).contiguous());
+}
+
+Tensor PyTorchFile::read_at(std::size_t index) const {
+  const Tensor stored = stored_at(index);
+  if (!is_view(index)) return copies_.of(index, stored);
+  return Tensor(stored.data, stored.dtype, stored.shape);
+}
+
+std::span<const std::byte> PyTorchFile::mapped_at(std::size_t index) const {
+  if (tensors()[index].bytes == 0 || !is_view(index)) return {};
+  return file_.bytes().subspan(places_[index].begin, tensors()[index].bytes);
 }
 
 }  // namespace mamba2

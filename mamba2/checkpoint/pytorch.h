@@ -53,6 +53,7 @@ class PyTorchFile : public TensorSource {
 
  protected:
   Tensor read_at(std::size_t index) const override;
+  std::span<const std::byte> mapped_at(std::size_t index) const override;
 
  private:
   struct Place {
@@ -61,6 +62,11 @@ class PyTorchFile : public TensorSource {
   };
 
   PyTorchFile(MappedFile&& file, std::vector<TorchTensor>&& tensors);
+
+  /// The tensor in the file, with any strides and alignment.
+  Tensor stored_at(std::size_t index) const;
+  /// Whether it can be used where it lies.
+  bool is_view(std::size_t index) const;
 
   MappedFile file_;
   std::vector<Place> places_;  // by tensor

@@ -257,4 +257,10 @@ Tensor SafetensorsFile::read_at(std::size_t index) const {
   return begin % element_size(info.dtype) == 0 ? view : copies_.of(index, view);
 }
 
+std::span<const std::byte> SafetensorsFile::mapped_at(std::size_t index) const {
+  const TensorInfo& info = tensors()[index];
+  if (begins_[index] % element_size(info.dtype) != 0) return {};
+  return file_.bytes().subspan(begins_[index], info.bytes);
+}
+
 }  // namespace mamba2

@@ -39,6 +39,7 @@ class SafetensorsFile : public TensorSource {
 
  protected:
   Tensor read_at(std::size_t index) const override;
+  std::span<const std::byte> mapped_at(std::size_t index) const override;
 
  private:
   SafetensorsFile(MappedFile&& file, std::vector<SafetensorsEntry>&& entries);

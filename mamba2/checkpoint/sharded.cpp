@@ -163,6 +163,10 @@ class ShardedTensors : public TensorSource {
     const TensorInfo& tensor = tensors()[index];
     return shard_of_.at(tensor.file)->read(tensor.name);
   }
+  std::span<const std::byte> mapped_at(std::size_t index) const override {
+    const TensorInfo& tensor = tensors()[index];
+    return shard_of_.at(tensor.file)->mapped(tensor.name);
+  }
 
  private:
   Shards shards_;

@@ -24,10 +24,18 @@ const TensorInfo* TensorSource::find(std::string_view name) const {
   return found == index_of_.end() ? nullptr : &tensors_[found->second];
 }
 
-Tensor TensorSource::read(std::string_view name) const {
+std::size_t TensorSource::index_of(std::string_view name) const {
   const auto found = index_of_.find(name);
   require(found != index_of_.end(), "{}: there is no tensor '{}'", path_, printable(name));
-  return read_at(found->second);
+  return found->second;
+}
+
+Tensor TensorSource::read(std::string_view name) const {
+  return read_at(index_of(name));
+}
+
+std::span<const std::byte> TensorSource::mapped(std::string_view name) const {
+  return mapped_at(index_of(name));
 }
 
 Tensor TensorCopies::of(std::size_t index, const Tensor& from) const {

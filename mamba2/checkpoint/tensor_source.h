@@ -49,14 +49,21 @@ class TensorSource {
   /// Lives as long as the source.  Throws Error where there is no such tensor.
   Tensor read(std::string_view name) const;
 
+  /// What read() gives a view of, for read_ahead() and release_pages(); empty where it gives a copy.  Throws Error
+  /// where there is no such tensor.
+  std::span<const std::byte> mapped(std::string_view name) const;
+
  protected:
   /// `tensors` of which those without a file lie in `path`.  Throws Error where a name appears twice or can't be
   /// printed.
   TensorSource(std::string path, std::vector<TensorInfo> tensors);
 
   virtual Tensor read_at(std::size_t index) const = 0;
+  virtual std::span<const std::byte> mapped_at(std::size_t) const { return {}; }
 
  private:
+  std::size_t index_of(std::string_view name) const;
+
   const std::string path_;
   std::vector<TensorInfo> tensors_;
   std::unordered_map<std::string_view, std::size_t> index_of_;  // the keys are tensors_'s names

@@ -6,7 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
-#include <new>
+#include <type_traits>
 #include <vector>
 
 #include "mamba2/base/error.h"
@@ -16,7 +16,6 @@
 namespace mamba2::cpu {
 namespace {
 
-constexpr std::size_t cache_line = 64;
 constexpr std::size_t largest_block = sizeof(BlockQ6K);
 
 /// Bits i = 4 t + b of a block's fifth bits at 8 b + t.
@@ -50,44 +49,31 @@ int place_of_quad(DType dtype, int i) {
   return i;
 }
 
-/// Calls field(in_block, in_panel, bytes) for each field of a row's block: where it lies in GGUF's block and how far
-/// from the panel's start.
+/// Calls field(in_block, in_panel, bytes) for each field of a block: where it lies in GGUF's block and, of the panel's
+/// first row, how far from the panel's start.  The other rows' follow, `bytes` (a constant) each.
 template <class Field>
-void for_each_field(const QuantizedLayout& layout, DType dtype, std::int64_t block, std::int64_t row, Field&& field) {
+void for_each_field(const QuantizedLayout& layout, DType dtype, std::int64_t block, Field&& field) {
   const int halves = layout.halves, quads = layout.quads;
   const std::int64_t first_half = layout.halves_first ? 0 : quads * 4;
   const std::int64_t first_quad = layout.halves_first ? halves * 2 : 0;
   const std::int64_t panel_halves = halves_offset(halves, quads, block),
                      panel_quads = quads_offset(halves, quads, block);
-  for (int i = 0; i < halves; ++i) field(first_half + i * 2, panel_halves + (i * panel_rows + row) * 2, std::size_t{2});
+  for (int i = 0; i < halves; ++i)
+    field(first_half + i * 2, panel_halves + i * panel_rows * 2, std::integral_constant<std::int64_t, 2>{});
   for (int i = 0; i < quads; ++i)
-    field(first_quad + i * 4, panel_quads + (place_of_quad(dtype, i) * panel_rows + row) * 4, std::size_t{4});
+    field(first_quad + i * 4, panel_quads + place_of_quad(dtype, i) * panel_rows * 4,
+          std::integral_constant<std::int64_t, 4>{});
 }
 
-/// The fifth bits of a block that has them lie behind its f16 fields.
-void reorder_bits(const QuantizedLayout& layout, std::byte* block, std::uint32_t (*order)(std::uint32_t)) {
-  if (!layout.fifth_bits) return;
+void reorder_bits(std::byte* quad, std::uint32_t (*order)(std::uint32_t)) {
   std::uint32_t bits = 0;
-  std::memcpy(&bits, block + layout.halves * 2, sizeof bits);
+  std::memcpy(&bits, quad, sizeof bits);
   bits = order(bits);
-  std::memcpy(block + layout.halves * 2, &bits, sizeof bits);
+  std::memcpy(quad, &bits, sizeof bits);
 }
 
 std::size_t block_bytes(const QuantizedLayout& layout) {
   return static_cast<std::size_t>(layout.halves) * 2 + static_cast<std::size_t>(layout.quads) * 4;
-}
-
-/// A row's blocks into a panel.
-void pack_row(const QuantizedLayout& layout, DType dtype, std::int64_t blocks, const std::byte* row_blocks,
-              std::int64_t row, std::byte* panel) {
-  std::array<std::byte, largest_block> block{};
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    std::memcpy(block.data(), row_blocks + static_cast<std::size_t>(b) * block_bytes(layout), block_bytes(layout));
-    reorder_bits(layout, block.data(), bits_by_column);
-    for_each_field(layout, dtype, b, row, [&](std::int64_t in_block, std::int64_t in_panel, std::size_t bytes) {
-      std::memcpy(panel + in_panel, block.data() + in_block, bytes);
-    });
-  }
 }
 
 std::int64_t checked_blocks(const Tensor& host, DType held_as, const QuantizedLayout& layout) {
@@ -111,32 +97,29 @@ std::int64_t panels_of(std::int64_t rows) {
 
 }  // namespace
 
-void QuantizedWeight::Free::operator()(std::byte* memory) const {
-  ::operator delete (memory, std::align_val_t{cache_line});
-}
-
 QuantizedWeight::QuantizedWeight(const Tensor& host, DType held_as, Isa isa, ThreadPool& pool)
     : PreparedWeight(host.shape, held_as),
       kernels_(kernels_for(isa, held_as)),
       layout_(quantized_layouts[quantized_index(held_as)]),
       blocks_(checked_blocks(host, held_as, layout_)),
       panel_bytes_(cpu::panel_bytes(layout_, blocks_)),
-      bytes_(static_cast<std::size_t>(panels_of(host.size(0)) * panel_bytes_)) {
-  panels_.reset(static_cast<std::byte*>(
-      ::operator new (std::max(bytes_, cache_line), std::align_val_t{cache_line}, std::nothrow)));
-  require(panels_ != nullptr, "out of memory: {} bytes are wanted", bytes_);
+      panels_(static_cast<std::size_t>(panels_of(host.size(0)) * panel_bytes_)) {
   const auto start = std::chrono::steady_clock::now();
-  const std::int64_t rows = host.size(0);
   std::atomic<bool> failed{false};
   std::exception_ptr failure;
-  pool.parallel_for(panels_of(rows), 1, [&](std::int64_t begin, std::int64_t end, int) {
+  const std::int64_t row_bytes = static_cast<std::int64_t>(bytes_for(held_as, host.size(1)));
+  pool.parallel_for(panels_of(host.size(0)), 1, [&](std::int64_t begin, std::int64_t end, int) {
     try {
-      std::vector<std::byte> blocks(bytes_for(held_as, host.size(1)));
-      const Tensor row_blocks(blocks.data(), held_as, Shape{1, host.size(1)});
-      std::memset(panel(begin), 0, static_cast<std::size_t>((end - begin) * panel_bytes_));
-      for (std::int64_t row = begin * panel_rows; row < std::min(end * panel_rows, rows); ++row) {
-        convert(host.slice(0, row, 1), row_blocks);
-        pack_row(layout_, held_as, blocks_, blocks.data(), row % panel_rows, panel(row / panel_rows));
+      std::vector<std::byte> quantized(host.dtype == held_as ? 0 : static_cast<std::size_t>(row_bytes) * panel_rows);
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t row = i * panel_rows;
+        Tensor rows = host.slice(0, row, std::min<std::int64_t>(panel_rows, host.size(0) - row));
+        if (host.dtype != held_as) {
+          const Tensor blocks(quantized.data(), held_as, rows.shape);
+          convert(rows, blocks);
+          rows = blocks;
+        }
+        pack(rows, panels_.data() + i * panel_bytes_);
       }
     } catch (...) {
       if (!failed.exchange(true)) failure = std::current_exception();
@@ -147,16 +130,33 @@ QuantizedWeight::QuantizedWeight(const Tensor& host, DType held_as, Isa isa, Thr
   log_debug("packed a matrix {} of {} in {:.1f} ms", to_string(host.shape), name(held_as), taken.count());
 }
 
+/// Up to panel_rows rows of blocks into a panel, field by field: reads and writes are runs of lines on both sides.
+void QuantizedWeight::pack(const Tensor& rows, std::byte* panel) const {
+  const std::int64_t count = rows.size(0);
+  const auto stride = static_cast<std::int64_t>(bytes_for(dtype, rows.stride(0)));
+  if (count < panel_rows || blocks_ % 2 != 0) std::memset(panel, 0, static_cast<std::size_t>(panel_bytes_));
+  for (std::int64_t b = 0; b < blocks_; ++b) {
+    const std::byte* const block = rows.as<std::byte>() + b * static_cast<std::int64_t>(block_bytes(layout_));
+    for_each_field(layout_, dtype, b, [&](std::int64_t in_block, std::int64_t in_panel, auto bytes) {
+      for (std::int64_t row = 0; row < count; ++row)
+        std::memcpy(panel + in_panel + row * bytes, block + in_block + row * stride, bytes);
+    });
+    if (layout_.fifth_bits)
+      for (std::int64_t row = 0; row < count; ++row)
+        reorder_bits(panel + quads_offset(layout_.halves, layout_.quads, b) + row * 4, bits_by_column);
+  }
+}
+
 void QuantizedWeight::read_row(std::int64_t row, std::span<float> to) const {
   std::array<std::byte, largest_block> block{};
   const std::byte* const from = panel(row / panel_rows);
   const auto elements = static_cast<std::size_t>(layout_.elements);
   for (std::int64_t b = 0; b < blocks_; ++b) {
-    for_each_field(layout_, dtype, b, row % panel_rows,
-                   [&](std::int64_t in_block, std::int64_t in_panel, std::size_t bytes) {
-                     std::memcpy(block.data() + in_block, from + in_panel, bytes);
-                   });
-    reorder_bits(layout_, block.data(), bits_by_element);
+    for_each_field(layout_, dtype, b, [&](std::int64_t in_block, std::int64_t in_panel, auto bytes) {
+      std::memcpy(block.data() + in_block, from + in_panel + row % panel_rows * bytes, bytes);
+    });
+    // They lie behind the f16 fields of a block that has them.
+    if (layout_.fifth_bits) reorder_bits(block.data() + layout_.halves * 2, bits_by_element);
     dequantize(dtype, block.data(), to.subspan(static_cast<std::size_t>(b) * elements, elements));
   }
 }

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "mamba2/base/error.h"
+#include "mamba2/base/file.h"
 #include "mamba2/base/log.h"
 #include "mamba2/model/held_dtype.h"
 
@@ -48,6 +49,8 @@ void load_slot(const TensorSlot& slot, const CanonicalTensors& tensors, Backend&
     *slot.vector = backend.upload(without_middle_one(stored), backend.activation_dtype());
   else
     *slot.matrix = backend.prepare(slot.role, stored, held_dtype(slot, stored.dtype, dtype));
+  const bool used_where_it_lies = slot.vector == nullptr && (*slot.matrix)->bytes() == 0;
+  if (!used_where_it_lies) release_pages(tensors.mapped(slot.name));
 }
 
 /// Before the table is made, whose size is the config's to say.
@@ -115,6 +118,10 @@ Tensor CanonicalTensors::read(const std::string& canonical) const {
   return source_.read(by_name_.at(canonical)->name);
 }
 
+std::span<const std::byte> CanonicalTensors::mapped(const std::string& canonical) const {
+  return source_.mapped(by_name_.at(canonical)->name);
+}
+
 void adjust_to_tensors(Mamba2Config& config, const CanonicalTensors& tensors) {
   if (config.has_attention() && config.attention_conv_kernel > 0) {
     const std::string layer = fmt::format("backbone.layers.{}.mixer.", config.attention_layers_idx.front());
@@ -180,8 +187,10 @@ ModelWeights load_weights(const Mamba2Config& config, const CanonicalTensors& te
   for (const TensorSlot& slot : table) check_slot(slot, tensors);
   check_unexpected(table, tensors);
   const auto start = std::chrono::steady_clock::now();
-  for (TensorSlot& slot : table) {
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    TensorSlot& slot = table[i];
     if (slot.role == WeightRole::embedding && config.tie_word_embeddings) slot.role = WeightRole::embedding_and_linear;
+    if (i + 1 < table.size()) read_ahead(tensors.mapped(table[i + 1].name));
     load_slot(slot, tensors, backend, dtype);
   }
   log_info("{}: weights made ready as {} in {:.2f} s", tensors.file(), dtype ? name(*dtype) : "they are stored",

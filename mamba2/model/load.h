@@ -18,6 +18,7 @@ class CanonicalTensors {
   explicit CanonicalTensors(const TensorSource& source);
   const TensorInfo* find(const std::string& canonical) const;
   Tensor read(const std::string& canonical) const;
+  std::span<const std::byte> mapped(const std::string& canonical) const;
   const std::map<std::string, const TensorInfo*>& all() const { return by_name_; }
   /// The file to name where a tensor is missing.
   std::string_view file() const;

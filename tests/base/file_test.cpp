@@ -47,6 +47,40 @@ TEST_F(FileTest, AtomicFileAppearsOnlyOnCommit) {
   EXPECT_EQ(files(), 1U);
 }
 
+/// Bytes of files that this process has in memory.
+std::int64_t resident_file_bytes() {
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  while (status >> word)
+    if (word == "RssFile:") {
+      std::int64_t kilobytes = 0;
+      status >> kilobytes;
+      return kilobytes * 1024;
+    }
+  return -1;
+}
+
+std::size_t sum_of(std::span<const std::byte> bytes) {
+  std::size_t sum = 0;
+  for (const std::byte value : bytes) sum += std::to_integer<std::size_t>(value);
+  return sum;
+}
+
+TEST_F(FileTest, ReleasedPagesLeaveMemoryAndComeBackWhenRead) {
+  constexpr std::size_t size = 16U << 20, begin = 100, end = size - 5000;
+  std::ofstream(path("model")) << std::string(size, 'x');
+  const MappedFile file(path("model"));
+  read_ahead(file.bytes());
+  EXPECT_EQ(sum_of(file.bytes()), size * 'x');
+  const std::int64_t before = resident_file_bytes();
+  release_pages(file.bytes().subspan(begin, end - begin));
+  EXPECT_LT(resident_file_bytes(), before - static_cast<std::int64_t>(size / 2));
+  EXPECT_EQ(sum_of(file.bytes()), size * 'x');
+  for (const std::size_t less_than_a_page : {std::size_t{0}, std::size_t{1}, std::size_t{4095}})
+    release_pages(file.bytes().subspan(begin, less_than_a_page));
+  release_pages({});
+}
+
 TEST_F(FileTest, AtomicFileLeavesTheOldFileWhenTheDiskIsFull) {
   std::ofstream(path("model")) << "old";
   const auto previous = std::signal(SIGXFSZ, SIG_IGN);

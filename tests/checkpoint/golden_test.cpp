@@ -61,6 +61,22 @@ TEST(Golden, EveryFolderOpensAndItsTensorsAreViewsOfTheMappedFile) {
   }
 }
 
+TEST(Golden, WhatIsMappedIsWhatIsRead) {
+  std::size_t views = 0, copies = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(test::golden(""))) {
+    if (!entry.is_directory()) continue;
+    const auto source = open_tensors(entry.path().string());
+    for (const TensorInfo& info : source->tensors()) {
+      const std::span<const std::byte> mapped = source->mapped(info.name);
+      (mapped.empty() ? copies : views) += 1;
+      if (mapped.empty()) continue;
+      EXPECT_EQ(mapped.data(), source->read(info.name).data) << info.name;
+      EXPECT_EQ(mapped.size(), info.bytes) << info.name;
+    }
+  }
+  EXPECT_GT(views, copies);
+}
+
 TEST(Golden, ShardsTogetherHoldEveryTensorOnce) {
   for (const auto& [folder, format, shards] :
        {std::tuple{"hf-f16-sharded", "safetensors", 3}, std::tuple{"state-spaces-hybrid", "pytorch", 2}}) {

@@ -1,5 +1,7 @@
 #include <gmock/gmock.h>
 
+#include <fstream>
+
 #include "support.h"
 
 /// Checkpoints that name, tie or shape their tensors in other ways, and those that are wrong.
@@ -142,6 +144,24 @@ TEST_F(Load, OfAConfigFarLargerThanItsFileFailsByTheFirstTensorThatDoesNotFit) {
   EXPECT_THAT(error(tied_), HasSubstr("num_heads is 8000000000"));
   tied_.set(R"({"expand": 500000000, "num_heads": 2000000000})");
   EXPECT_THAT(error(tied_), HasSubstr("mixer.in_proj.weight' is (168, 32), expected (34000000032, 32)"));
+}
+
+/// Of the files that this process has mapped.
+std::int64_t resident_file_kilobytes() {
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  while (status >> word && word != "RssFile:") continue;
+  std::int64_t kilobytes = 0;
+  status >> kilobytes;
+  return kilobytes;
+}
+
+TEST_F(Load, LeavesNoPagesOfTheFileInMemoryBesidePackedWeights) {
+  const std::string folder = MAMBA2_SOURCE_DIR "/models/classics-5m";
+  const std::int64_t before = resident_file_kilobytes();
+  const Mamba2ForCausalLM model = test::open_lm(folder, "cpu", {.dtype = "q8_0"});
+  constexpr std::int64_t file_kilobytes = 11649240 / 1024;
+  EXPECT_LT(resident_file_kilobytes() - before, file_kilobytes / 2);
 }
 
 TEST_F(Load, RefusesOptionsThatAreNone) {
