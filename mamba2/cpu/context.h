@@ -29,6 +29,7 @@ struct Context {
   const Kernels kernels;
   ThreadPool pool;
   const LinearMachine linear_machine;
+  const std::int64_t weights_ahead = quantized_weights_ahead();
 
  private:
   std::vector<HostBuffer> scratch_;  // one a worker

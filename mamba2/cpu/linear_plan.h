@@ -34,4 +34,7 @@ LinearPlan linear_plan(std::int64_t rows, std::int64_t n, std::int64_t k, Weight
 /// Of one processor, as the system tells it; 512 KiB where it does not.
 std::int64_t l2_cache_bytes();
 
+/// QuantizedLinearTask::ahead for the processor at hand.
+std::int64_t quantized_weights_ahead();
+
 }  // namespace mamba2::cpu

@@ -22,9 +22,10 @@ struct QuantizedLinearTask {
   const std::byte* x;
   std::int64_t x_stride, m;  // stride in bytes
   const std::byte* panel;
-  std::int64_t n, k;  // n <= panel_rows
-  const float* bias;  // or null
-  const float* add;   // or null; may be out
+  std::int64_t n, k;   // n <= panel_rows
+  std::int64_t ahead;  // bytes from what is read to what is fetched meanwhile, beyond the panel's end the next; 0: none
+  const float* bias;   // or null
+  const float* add;    // or null; may be out
   std::int64_t add_stride;
   float* out;
   std::int64_t out_stride;

@@ -39,7 +39,7 @@ Rows quantize_rows(Context& context, const Tensor& x, const QuantizedWeight& wei
 
 /// Rows [m, m + rows) and one panel of the product.
 QuantizedLinearTask part(const Linear& op, const Rows& x, std::int64_t m, std::int64_t rows, std::int64_t panel,
-                         float* scratch) {
+                         std::int64_t ahead, float* scratch) {
   const auto& weight = static_cast<const QuantizedWeight&>(*op.weight);
   const std::int64_t n = panel * panel_rows;
   return {.x = x.data + m * x.stride,
@@ -48,6 +48,7 @@ QuantizedLinearTask part(const Linear& op, const Rows& x, std::int64_t m, std::i
           .panel = weight.panel(panel),
           .n = std::min<std::int64_t>(panel_rows, op.out.size(1) - n),
           .k = op.x.size(1),
+          .ahead = ahead,
           .bias = op.bias.empty() ? nullptr : op.bias.as<float>() + n,
           .add = op.add.empty() ? nullptr : op.add.as<float>() + m * op.add.stride(0) + n,
           .add_stride = op.add.empty() ? 0 : op.add.stride(0),
@@ -72,7 +73,7 @@ void quantized_linear(Context& context, const Linear& op) {
   context.pool.parallel_for(row_blocks * panels, grain, [&](std::int64_t begin, std::int64_t end, int worker) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t row = i / panels * block;
-      multiply(part(op, x, row, std::min(block, m - row), i % panels, context.scratch(worker)));
+      multiply(part(op, x, row, std::min(block, m - row), i % panels, context.weights_ahead, context.scratch(worker)));
     }
   });
 }

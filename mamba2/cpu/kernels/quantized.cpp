@@ -35,11 +35,21 @@ MAMBA2_INLINE void unrolled(Body&& body) {
   (std::make_integer_sequence<int, count>{});
 }
 
-/// A panel's part of the columns, from a block on.
+/// A panel's part of the columns, from a block on; `ahead` as in QuantizedLinearTask.
 struct Part {
   const std::byte* panel;
-  std::int64_t block, blocks;
+  std::int64_t block, blocks, ahead;
 };
+
+/// A group's share of a block's cache lines, `ahead` bytes further on.
+template <class F, int group>
+MAMBA2_INLINE void fetch_group(const std::byte* quads, std::int64_t ahead) {
+  constexpr int line = 64, block = (F::halves * 2 + F::quads_in_block * 4) * panel_rows;
+  constexpr int lines = (block + line * F::groups - 1) / (line * F::groups);
+  if (ahead == 0) return;
+#pragma GCC unroll 16
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(quads + ahead + (group * lines + i) * line);
+}
 
 /// Rows of x as quantize_rows wrote them.
 struct QuantizedRows {
@@ -142,12 +152,15 @@ __attribute__((noinline)) void multiply_tile(const Part& part, const QuantizedRo
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) total[m][v] = correction<F>(scales[v], x.extras<F>(m, block));
     }
-    if constexpr (F::is_signed)
+    if constexpr (F::is_signed) {
+      fetch_group<F, 0>(quads, part.ahead);
       add_signed_group(x, block * F::elements, quads, total);
-    else
+    } else {
       unrolled<F::groups>([&](auto group) __attribute__((always_inline)) {
+        fetch_group<F, group>(quads, part.ahead);
         add_group<F, group>(x, block * F::elements + group * F::steps * 4, quads, scales, total);
       });
+    }
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       const Floats d = f16_row(halves + v * lanes * 2);
@@ -172,12 +185,13 @@ __attribute__((noinline)) void multiply_tile(const Part& part, const QuantizedRo
     for (int v = 0; v < vectors; ++v) store(sums + m * panel_rows + v * lanes, sum[m][v]);
 }
 
-/// All rows of x against a part of a panel.
+/// All rows of x against a part of a panel.  The first tile fetches for all.
 template <class F>
-void multiply_part(const Part& part, QuantizedRows x, std::int64_t rows, float* sums) {
+void multiply_part(Part part, QuantizedRows x, std::int64_t rows, float* sums) {
   auto tiles = [&](auto tile_rows) __attribute__((always_inline)) {
     for (; rows >= tile_rows; rows -= tile_rows) {
       multiply_tile<F, tile_rows>(part, x, sums);
+      part.ahead = 0;
       x.data += tile_rows * x.stride;
       sums += tile_rows * panel_rows;
     }
@@ -217,8 +231,11 @@ void quantized_linear(const QuantizedLinearTask& t) {
   for (std::int64_t i = 0; i < t.m * panel_rows; ++i) t.scratch[i] = 0.0F;
   for (std::int64_t block = 0; block < blocks; block += blocks_in_a_part) {
     const std::int64_t rest = blocks - block;
-    multiply_part<F>({.panel = t.panel, .block = block, .blocks = rest < blocks_in_a_part ? rest : blocks_in_a_part}, x,
-                     t.m, t.scratch);
+    multiply_part<F>({.panel = t.panel,
+                      .block = block,
+                      .blocks = rest < blocks_in_a_part ? rest : blocks_in_a_part,
+                      .ahead = t.ahead},
+                     x, t.m, t.scratch);
   }
   finish(t);
 }
