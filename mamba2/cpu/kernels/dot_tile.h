@@ -95,6 +95,13 @@ MAMBA2_INLINE void dot_tile(const X* x, std::int64_t x_stride, const Weight* w, 
   }
 }
 
+/// Rows that the first tile of `rows` takes: as many as fit, but where few would be left, whose short tile could not
+/// hide the latency of its sums, half.
+MAMBA2_INLINE std::int64_t tile_height(std::int64_t rows) {
+  if (rows <= tile_rows) return rows;
+  return rows - tile_rows <= tile_rows / 3 ? (rows + 1) / 2 : tile_rows;
+}
+
 template <int M>
 struct Height {
   static constexpr int rows = M;
@@ -105,12 +112,13 @@ template <class Weight, int fetched = 0, class Next = Weight, class X>
 __attribute__((noinline)) void dot_rows(const X* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
                                         std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride,
                                         Ahead<Next> ahead = {}) {
-  for (std::int64_t m = 0; m < rows; m += tile_rows) {
-    auto tile = [&](auto height) __attribute__((always_inline)) {
-      dot_tile<Weight, decltype(height)::rows, tile_columns, fetched>(x + m * x_stride, x_stride, w, w_stride, k,
-                                                                      sums + m * sums_stride, sums_stride, ahead);
+  for (std::int64_t m = 0, height = 0; m < rows; m += height) {
+    height = tile_height(rows - m);
+    auto tile = [&](auto rows_of_tile) __attribute__((always_inline)) {
+      dot_tile<Weight, decltype(rows_of_tile)::rows, tile_columns, fetched>(x + m * x_stride, x_stride, w, w_stride, k,
+                                                                            sums + m * sums_stride, sums_stride, ahead);
     };
-    switch (rows - m) {
+    switch (height) {
 #if defined(__AVX512F__)
       case 5: tile(Height<5>()); break;
       case 4: tile(Height<4>()); break;
@@ -132,14 +140,17 @@ __attribute__((noinline)) void dot_wide(const X* x, const Weight* w, std::int64_
                                                             {w + wide_tile_columns * w_stride, w_stride});
 }
 
-/// All rows of x against tile_columns rows of w, while the four rows of `ahead` come from memory, spread over the
-/// tiles.
+/// All rows of x against tile_columns rows of w, while the four rows of `ahead` come from memory, spread over the tiles
+/// where there are many, by the first where there are few: nothing is asked for twice.
 template <class Next, class Weight, class X>
 MAMBA2_INLINE void dot_rows_fetching(const X* x, std::int64_t x_stride, std::int64_t rows, const Weight* w,
                                      std::int64_t w_stride, std::int64_t k, float* sums, std::int64_t sums_stride,
                                      Ahead<Next> ahead) {
   if (rows < 2 * tile_rows) {
-    dot_rows<Weight, 4>(x, x_stride, rows, w, w_stride, k, sums, sums_stride, ahead);
+    const std::int64_t first = tile_height(rows);
+    dot_rows<Weight, 4>(x, x_stride, first, w, w_stride, k, sums, sums_stride, ahead);
+    dot_rows<Weight>(x + first * x_stride, x_stride, rows - first, w, w_stride, k, sums + first * sums_stride,
+                     sums_stride);
   } else if (rows < 4 * tile_rows) {
     dot_rows<Weight, 2>(x, x_stride, rows, w, w_stride, k, sums, sums_stride, ahead);
   } else {

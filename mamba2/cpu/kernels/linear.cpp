@@ -44,8 +44,8 @@ std::int64_t few_rows(const LinearTask& t, std::int64_t n, float* sums, std::int
     if (wide)
       dot_wide(t.x + k, w + k, t.w_stride, length, sums + n);
     else if (columns == tile_columns)
-      dot_rows<Weight, tile_columns>(t.x + k, t.x_stride, t.m, w + k, t.w_stride, length, sums + n, sums_stride,
-                                     {w + k + tile_columns * t.w_stride, t.w_stride});
+      dot_rows_fetching<Weight>(t.x + k, t.x_stride, t.m, w + k, t.w_stride, length, sums + n, sums_stride,
+                                {w + k + tile_columns * t.w_stride, t.w_stride});
     else
       dot_row<Weight>(t.x + k, t.x_stride, t.m, w + k, length, sums + n, sums_stride);
   }
