@@ -1,10 +1,11 @@
 // A whole mixer for sequences of one token or a few, in one loop of the pool.
 //
-// A piece of work is some heads of one sequence: it convolves their channels of x, and B and C of their groups (which
-// other pieces do as well: cheaper than waiting for one another), takes the step sizes and runs the heads' recurrence,
-// all in one core's cache; the state passes by once.  Whoever finishes a sequence's last piece keeps the inputs of B's
-// and C's convolution, which until then others may read, and runs the gated norm, which needs the whole row.  Every
-// number comes from the same kernels in the same order as where the mixer runs part by part, so it has the same bits.
+// A piece of work is some heads of one sequence, or parts of heads where these divide better among the threads: it
+// convolves their channels of x, and B and C of their groups (which other pieces do as well: cheaper than waiting for
+// one another), takes the step sizes and runs the recurrence, all in one core's cache; the state passes by once.
+// Whoever finishes a sequence's last piece keeps the inputs of B's and C's convolution, which until then others may
+// read, and runs the gated norm, which needs the whole row.  Every number comes from the same kernels in the same order
+// as where the mixer runs part by part, so it has the same bits.
 #include <algorithm>
 #include <atomic>
 #include <vector>
@@ -14,6 +15,9 @@
 
 namespace mamba2::cpu {
 namespace {
+
+// Rows of the state in the smallest part of a head, each part convolving B and C anew.
+constexpr std::int64_t least_rows = 32;
 
 /// A mixer's operands taken apart.
 struct Parts {
@@ -64,44 +68,48 @@ std::int64_t conv_scratch_of(const Parts& p) {
   return conv_scratch(std::max(p.inner, p.state_size), p.op.conv_weight.size(1));
 }
 
-/// Heads [begin, end), all of one group.
-void step_heads(Context& context, const Parts& p, const Stretch& s, std::int64_t begin, std::int64_t end, int worker) {
-  const std::int64_t group = begin / p.heads_a_group, channel = begin * p.head_dim;
+/// Rows [begin, end) of the state, all of heads of one group: row i belongs to head i / head_dim.
+void step_rows(Context& context, const Parts& p, const Stretch& s, std::int64_t begin, std::int64_t end, int worker) {
+  const std::int64_t first_head = begin / p.head_dim, heads = (end - 1) / p.head_dim + 1 - first_head;
+  const std::int64_t group = first_head / p.heads_a_group;
   float* const BC = context.scratch(worker);  // (tokens, 2 state_size)
-  float* const conv_space = BC + 2 * least_chunked_tokens * p.state_size;
-  context.kernels.conv(conv_task(p, s, channel, (end - begin) * p.head_dim, row(p.op.xBC, s.first) + channel,
-                                 p.op.xBC.stride(0), conv_space));
+  float* const dt = BC + 2 * least_chunked_tokens * p.state_size;
+  float* const conv_space = dt + least_chunked_tokens * p.heads;
+  context.kernels.conv(
+      conv_task(p, s, begin, end - begin, row(p.op.xBC, s.first) + begin, p.op.xBC.stride(0), conv_space));
   for (const bool is_C : {false, true}) {
     ConvTask task = conv_task(p, s, is_C ? p.C_channel(group) : p.B_channel(group), p.state_size,
                               BC + (is_C ? p.state_size : 0), 2 * p.state_size, conv_space);
     task.state = nullptr;
     context.kernels.conv(task);
   }
-  context.kernels.time_step({.dt_raw = row(p.dt_raw, s.first) + begin,
+  context.kernels.time_step({.dt_raw = row(p.dt_raw, s.first) + first_head,
                              .dt_raw_stride = p.dt_raw.stride(0),
                              .rows = s.count,
-                             .width = end - begin,
-                             .bias = p.op.dt_bias.as<float>() + begin,
+                             .width = heads,
+                             .bias = p.op.dt_bias.as<float>() + first_head,
                              .low = static_cast<float>(p.op.limit.min),
                              .high = static_cast<float>(p.op.limit.max),
-                             .out = row(p.op.dt, s.first) + begin,
-                             .out_stride = p.op.dt.stride(0)});
-  for (std::int64_t head = begin; head < end; ++head) {
+                             .out = dt,
+                             .out_stride = heads});
+  for (std::int64_t at = begin; at < end;) {
+    const std::int64_t head = at / p.head_dim, first_row = at % p.head_dim;
     ScanTask task{};
     task.x = row(p.op.xBC, s.first) + head * p.head_dim;
     task.x_stride = p.op.xBC.stride(0);
-    task.dt = row(p.op.dt, s.first) + head;
-    task.dt_stride = p.op.dt.stride(0);
+    task.dt = dt + head - first_head;
+    task.dt_stride = heads;
     task.B = BC;
     task.C = BC + p.state_size;
     task.B_stride = task.C_stride = 2 * p.state_size;
     task.tokens = s.count;
-    task.head_dim = p.head_dim;
     task.state_size = p.state_size;
     task.out = row(p.op.y, s.first) + head * p.head_dim;
     task.out_stride = p.op.y.stride(0);
     set_head(task, {p.op.A_log, p.op.D, p.op.ssm_state, p.form, p.op.layer, p.op.batch}, s, head);
+    take_rows(task, first_row, std::min(p.head_dim - first_row, end - at));
     context.kernels.ssd_step(task);
+    at += task.head_dim;
   }
 }
 
@@ -145,20 +153,24 @@ bool is_fusable(const Mixer& op) {
 void fused_mixer(Context& context, const Mixer& op) {
   const Parts p(op);
   const std::vector<Stretch> sequences = stretches(op.batch);
-  std::vector<std::atomic<std::int64_t>> heads_left(sequences.size());
-  for (std::atomic<std::int64_t>& left : heads_left) left.store(p.heads, std::memory_order_relaxed);
-  context.reserve_scratch(2 * least_chunked_tokens * p.state_size + conv_scratch_of(p));
-  const auto count = static_cast<std::int64_t>(sequences.size()) * p.heads;
-  context.pool.parallel_for(count, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+  std::vector<std::atomic<std::int64_t>> rows_left(sequences.size());
+  for (std::atomic<std::int64_t>& left : rows_left) left.store(p.inner, std::memory_order_relaxed);
+  context.reserve_scratch(least_chunked_tokens * (2 * p.state_size + p.heads) + conv_scratch_of(p));
+  const auto count = static_cast<std::int64_t>(sequences.size());
+  const std::int64_t rows = rows_of_a_head(p.head_dim, least_rows, count * p.heads, p.form, context.pool.threads());
+  const std::int64_t parts_a_head = p.head_dim / rows, parts = p.heads * parts_a_head;
+  const std::int64_t parts_a_group = p.heads_a_group * parts_a_head;
+  context.pool.parallel_for(count * parts, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
     while (begin < end) {
-      const auto sequence = static_cast<std::size_t>(begin / p.heads);
+      const auto sequence = static_cast<std::size_t>(begin / parts);
       const Stretch& s = sequences[sequence];
-      const std::int64_t first = begin % p.heads;
-      const std::int64_t group_end = (first / p.heads_a_group + 1) * p.heads_a_group;
+      const std::int64_t first = begin % parts;
+      const std::int64_t group_end = (first / parts_a_group + 1) * parts_a_group;
       const std::int64_t done = std::min(group_end - first, end - begin);
-      step_heads(context, p, s, first, first + done, worker);
+      step_rows(context, p, s, first * rows, (first + done) * rows, worker);
       begin += done;
-      if (heads_left[sequence].fetch_sub(done, std::memory_order_acq_rel) == done) finish_sequence(context, p, s);
+      if (rows_left[sequence].fetch_sub(done * rows, std::memory_order_acq_rel) == done * rows)
+        finish_sequence(context, p, s);
     }
   });
 }

@@ -49,6 +49,12 @@ void scan_steps(Context& context, const SsdScan& op, const std::vector<Stretch>&
       });
 }
 
+/// The chunked form takes as many rows at a time on AVX-512; elsewhere fewer would repeat what a chunk does for all
+/// rows.
+std::int64_t least_rows(Isa isa) {
+  return isa >= Isa::avx512 ? 64 : 32;
+}
+
 /// A chunk of one stretch, and at which row of all stretches' tokens its scores begin.
 struct Chunk {
   std::int64_t first, count, scores_row;
@@ -90,20 +96,24 @@ void scan_chunks(Context& context, const SsdScan& op, const std::vector<Stretch>
                               }
                             });
   context.reserve_scratch(scan_scratch(chunk, head_dim, state_size));
-  context.pool.parallel_for(static_cast<std::int64_t>(sequences.size()) * heads, 1,
-                            [&](std::int64_t begin, std::int64_t end, int worker) {
-                              for (std::int64_t i = begin; i < end; ++i) {
-                                const auto s = static_cast<std::size_t>(i / heads);
-                                const std::int64_t head = i % heads;
-                                ScanTask task = scan_task(op, form, sequences[s], head);
-                                task.chunk = chunk;
-                                const std::int64_t group = head / (heads / groups);
-                                task.scores = scores_at(group, scores_row[s]);
-                                task.packed = packed_at(group, scores_row[s]);
-                                task.scratch = context.scratch(worker);
-                                context.kernels.ssd_chunks(task);
-                              }
-                            });
+  const auto count = static_cast<std::int64_t>(sequences.size());
+  const std::int64_t part_rows =
+      rows_of_a_head(head_dim, least_rows(context.isa), count * heads, form, context.pool.threads());
+  const std::int64_t parts = head_dim / part_rows;
+  context.pool.parallel_for(count * heads * parts, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto s = static_cast<std::size_t>(i / parts / heads);
+      const std::int64_t head = i / parts % heads;
+      ScanTask task = scan_task(op, form, sequences[s], head);
+      take_rows(task, i % parts * part_rows, part_rows);
+      task.chunk = chunk;
+      const std::int64_t group = head / (heads / groups);
+      task.scores = scores_at(group, scores_row[s]);
+      task.packed = packed_at(group, scores_row[s]);
+      task.scratch = context.scratch(worker);
+      context.kernels.ssd_chunks(task);
+    }
+  });
 }
 
 }  // namespace
@@ -128,6 +138,27 @@ void set_head(ScanTask& task, const HeadOperands& operands, const Stretch& s, st
   task.layer = static_cast<std::uint32_t>(operands.layer);
   if (task.state_form == StateForm::bf16_stochastic)
     task.positions = operands.batch.positions.as<std::int32_t>() + s.first;
+}
+
+void take_rows(ScanTask& task, std::int64_t first, std::int64_t count) {
+  task.x += first;
+  task.out += first;
+  task.D += first * task.D_step;
+  const std::size_t element = task.state_form == StateForm::f32 ? sizeof(float) : sizeof(std::uint16_t);
+  task.state = static_cast<std::byte*>(task.state) + first * task.state_stride * static_cast<std::int64_t>(element);
+  task.head_dim = count;
+}
+
+std::int64_t rows_of_a_head(std::int64_t head_dim, std::int64_t least, std::int64_t heads, StateForm form,
+                            std::int64_t threads) {
+  constexpr std::int64_t wanted_percent = 90;  // of the threads' time in use
+  std::int64_t rows = head_dim;
+  for (std::int64_t pieces = heads; form != StateForm::bf16_stochastic && rows % (2 * least) == 0; pieces *= 2) {
+    const std::int64_t rounds = (pieces + threads - 1) / threads;
+    if (100 * pieces >= wanted_percent * rounds * threads) break;
+    rows /= 2;
+  }
+  return rows;
 }
 
 void ssd_scan(Context& context, const SsdScan& op) {

@@ -47,4 +47,13 @@ struct HeadOperands {
 /// Fills in what a task needs of these for one head over a stretch.
 void set_head(ScanTask& task, const HeadOperands& operands, const Stretch& s, std::int64_t head);
 
+/// Leaves a task of these rows of its head's state alone.
+void take_rows(ScanTask& task, std::int64_t first, std::int64_t count);
+
+/// Rows of a head's state that one thread takes at a time: all, or half or a quarter of them but no fewer than `least`,
+/// where whole heads would leave threads without work at the end.  A row's bits are the same in either.  Where the
+/// state is rounded stochastically the draws go by whole heads.
+std::int64_t rows_of_a_head(std::int64_t head_dim, std::int64_t least, std::int64_t heads, StateForm form,
+                            std::int64_t threads);
+
 }  // namespace mamba2::cpu

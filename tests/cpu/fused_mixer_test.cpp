@@ -136,7 +136,7 @@ TEST_P(FusedMixerOnEveryIsa, AnySplitGivesEqualBitsWhereTheScanIsSequential) {
 
 TEST_P(FusedMixerOnEveryIsa, ThreadsDoNotChangeBits) {
   const MixerShape shape{
-      .scan = {.groups = 2, .heads_a_group = 3, .head_dim = 16, .state_size = 32, .D_for_each_element = true},
+      .scan = {.groups = 2, .heads_a_group = 3, .head_dim = 64, .state_size = 32, .D_for_each_element = true},
       .mlp = 8,
       .conv_kernel = 4,
       .conv_bias = true,

@@ -140,7 +140,7 @@ TEST_P(MixerOnEveryIsa, ASequencesBitsDoNotDependOnItsNeighbours) {
 }
 
 TEST_P(MixerOnEveryIsa, ThreadsDoNotChangeBits) {
-  const ScanShape shape{.groups = 2, .heads_a_group = 3, .head_dim = 16, .state_size = 32, .D_for_each_element = true};
+  const ScanShape shape{.groups = 2, .heads_a_group = 3, .head_dim = 64, .state_size = 32, .D_for_each_element = true};
   const Body body = [&](Operands& o) {
     const SsdScan op = scan(o, shape, o.batch({200, 1, 70}));
     o.backend().run(op);
