@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "benchmarks/prefill.h"
 #include "benchmarks/random_tensor.h"
 #include "mamba2/cpu/cpu_backend.h"
 
@@ -49,15 +50,8 @@ BENCHMARK(decode)
 
 void prefill(benchmark::State& state) {
   const auto backend = make_cpu_backend(static_cast<int>(state.range(4)));
-  const DType dtype = dtype_of(state.range(0));
-  const std::int64_t m = state.range(1), n = state.range(2), k = state.range(3);
-  const HostTensor weight = random_tensor(dtype, Shape{n, k});
-  const HostTensor x = random_tensor(DType::f32, Shape{m, k}), out(DType::f32, Shape{m, n});
-  const auto prepared = backend->prepare(WeightRole::linear, weight, dtype);
-  for (auto _ : state) backend->run(Linear{.x = x, .weight = prepared.get(), .bias = {}, .add = {}, .out = out});
-  state.counters["flop/s"] =
-      benchmark::Counter(2.0 * static_cast<double>(m * n * k), benchmark::Counter::kIsIterationInvariantRate);
-  state.SetLabel(std::string(name(dtype)));
+  time_prefill(state, *backend, random_tensor(dtype_of(state.range(0)), Shape{state.range(2), state.range(3)}),
+               state.range(1));
 }
 BENCHMARK(prefill)
     ->ArgNames({"dtype", "m", "n", "k", "threads"})

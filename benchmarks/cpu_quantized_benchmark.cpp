@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "benchmarks/prefill.h"
 #include "benchmarks/random_tensor.h"
 #include "mamba2/cpu/cpu_backend.h"
 #include "mamba2/cpu/thread_pool.h"
@@ -84,15 +85,8 @@ BENCHMARK(quantized_decode)
 
 void quantized_prefill(benchmark::State& state) {
   const auto backend = make_cpu_backend();
-  const DType dtype = dtypes[state.range(0)];
-  const std::int64_t m = state.range(1), n = state.range(2), k = state.range(3);
-  const HostTensor weight = random_blocks(dtype, Shape{n, k});
-  const HostTensor x = random_tensor(DType::f32, Shape{m, k}), out(DType::f32, Shape{m, n});
-  const auto prepared = backend->prepare(WeightRole::linear, weight, dtype);
-  for (auto _ : state) backend->run(Linear{.x = x, .weight = prepared.get(), .bias = {}, .add = {}, .out = out});
-  state.counters["flop/s"] =
-      benchmark::Counter(2.0 * static_cast<double>(m * n * k), benchmark::Counter::kIsIterationInvariantRate);
-  state.SetLabel(std::string(name(dtype)));
+  time_prefill(state, *backend, random_blocks(dtypes[state.range(0)], Shape{state.range(2), state.range(3)}),
+               state.range(1));
 }
 BENCHMARK(quantized_prefill)
     ->ArgNames({"dtype", "m", "n", "k"})
