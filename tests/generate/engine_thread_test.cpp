@@ -62,7 +62,8 @@ TEST(EngineOnAThread, GivesManyClientsWhatEachGetsAlone) {
           Ends ends;
           engine.submit(request_of({client, i}, 5, ends));
           ends.wait_for(1);
-          got[static_cast<std::size_t>(client * requests_each + i)] = ends.new_ids()[0];
+          const int number = client * requests_each + i;
+          got[static_cast<std::size_t>(number)] = ends.new_ids()[0];
         }
       });
     }
