@@ -185,7 +185,9 @@ __device__ int id_of_tie(const Row& row, unsigned order, unsigned count, Shared&
       if (order_of(row.scores[i]) == order && --left == 0) shared.found = i;
   }
   __syncthreads();
-  return shared.found;
+  const int found = shared.found;
+  __syncthreads();  // draw() writes it anew
+  return found;
 }
 
 /// The bound of the best tokens, from the best on, until what is left of the mass is at most removed_mass.
