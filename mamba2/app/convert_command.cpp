@@ -181,7 +181,7 @@ void ConvertCommand::to_gguf(const Source& source) const {
     bar.update(done);
     check_interrupt();
   };
-  const auto tensors = save_gguf(source.config, *source.tensors, out, std::move(metadata),
+  const auto tensors = save_gguf(source.config, *source.tensors, out, metadata,
                                  {.dtype = dtype, .threads = options.load.threads, .on_progress = progress});
   if (!options.json) return print_errors(tensors, out);
   Json list = Json::array();

@@ -217,7 +217,7 @@ void warn_of_requantising(const std::vector<Plan>& plans, const CanonicalTensors
 }  // namespace
 
 std::vector<SavedGgufTensor> save_gguf(const Mamba2Config& config, const TensorSource& source, const std::string& path,
-                                       GgufMetadataBuilder metadata, const GgufSaveOptions& options) {
+                                       const GgufMetadataBuilder& metadata, const GgufSaveOptions& options) {
   const CanonicalTensors tensors(source);
   const std::vector<Plan> plans = plan(config, tensors, options.dtype);
   check_all_is_planned(plans, tensors);

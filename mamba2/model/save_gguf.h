@@ -37,6 +37,6 @@ GgufMetadataBuilder config_to_gguf(const Mamba2Config& config, std::optional<DTy
 /// A_log's place.  `metadata` is config_to_gguf's and, where there is one, the tokenizer's (add_gguf_tokenizer). Throws
 /// Error naming the tensor for values that the dtype can't hold.
 std::vector<SavedGgufTensor> save_gguf(const Mamba2Config& config, const TensorSource& source, const std::string& path,
-                                       GgufMetadataBuilder metadata, const GgufSaveOptions& options = {});
+                                       const GgufMetadataBuilder& metadata, const GgufSaveOptions& options = {});
 
 }  // namespace mamba2

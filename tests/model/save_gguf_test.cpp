@@ -25,7 +25,7 @@ std::vector<SavedGgufTensor> save(const std::string& folder, const std::string& 
   adjust_to_tensors(config, CanonicalTensors(*source));
   GgufMetadataBuilder metadata = config_to_gguf(config, dtype);
   metadata.set_text("tokenizer.ggml.model", "no_vocab");
-  return save_gguf(config, *source, out, std::move(metadata), {.dtype = dtype, .threads = 2, .on_progress = {}});
+  return save_gguf(config, *source, out, metadata, {.dtype = dtype, .threads = 2, .on_progress = {}});
 }
 
 class SaveGguf : public test::FolderTest {
