@@ -12,20 +12,6 @@
 
 namespace mamba2 {
 namespace cpu {
-namespace {
-
-Kernels kernels_for(Isa isa) {
-#if defined(__x86_64__)
-  if (isa == Isa::amx) return amx::kernels();
-  if (isa == Isa::avx512_bf16) return avx512_bf16::kernels();
-  if (isa == Isa::avx512_vnni) return avx512_vnni::kernels();
-  if (isa == Isa::avx512) return avx512::kernels();
-  if (isa == Isa::avx2) return avx2::kernels();
-#endif
-  return portable::kernels();
-}
-
-}  // namespace
 
 Context::Context(int threads, Isa chosen, ScanForm form, Bf16Products products)
     : isa(chosen),

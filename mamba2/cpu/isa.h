@@ -4,6 +4,8 @@
 #include <string_view>
 #include <vector>
 
+#include "mamba2/tensor/dtype.h"
+
 namespace mamba2::cpu {
 
 /// Instruction sets that the kernels are built for, weakest first.  portable is what every processor of the
@@ -19,5 +21,11 @@ std::vector<Isa> available_isas();
 /// The strongest available, or the one that the environment variable MAMBA2_ISA names.  Throws Error where that name
 /// is unknown or the processor lacks it.
 Isa choose_isa();
+
+struct Kernels;
+struct QuantizedKernels;
+/// What multiplies with an instruction set that is available.
+Kernels kernels_for(Isa isa);
+QuantizedKernels quantized_kernels_for(Isa isa, DType dtype);
 
 }  // namespace mamba2::cpu

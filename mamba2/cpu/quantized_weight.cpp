@@ -82,15 +82,6 @@ std::int64_t checked_blocks(const Tensor& host, DType held_as, const QuantizedLa
   return host.size(1) / layout.elements;
 }
 
-QuantizedKernels kernels_for(Isa isa, DType dtype) {
-#if defined(__x86_64__)
-  if (isa >= Isa::avx512_vnni) return avx512_vnni::quantized_kernels(dtype);
-  if (isa == Isa::avx512) return avx512::quantized_kernels(dtype);
-  if (isa == Isa::avx2) return avx2::quantized_kernels(dtype);
-#endif
-  return portable::quantized_kernels(dtype);
-}
-
 std::int64_t panels_of(std::int64_t rows) {
   return (rows + panel_rows - 1) / panel_rows;
 }
@@ -99,7 +90,7 @@ std::int64_t panels_of(std::int64_t rows) {
 
 QuantizedWeight::QuantizedWeight(const Tensor& host, DType held_as, Isa isa, ThreadPool& pool)
     : PreparedWeight(host.shape, held_as),
-      kernels_(kernels_for(isa, held_as)),
+      kernels_(quantized_kernels_for(isa, held_as)),
       layout_(quantized_layouts[quantized_index(held_as)]),
       blocks_(checked_blocks(host, held_as, layout_)),
       panel_bytes_(cpu::panel_bytes(layout_, blocks_)),

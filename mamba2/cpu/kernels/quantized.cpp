@@ -21,6 +21,8 @@ constexpr int vectors = panel_rows / lanes;  // of a panel
 // Rows of x in the largest tile: as many as leave the sums, a register of weights and one of x in registers.
 #if defined(__AVX512F__)
 constexpr int most_tile_rows = 8;
+#elif defined(__aarch64__)
+constexpr int most_tile_rows = 2;
 #else
 constexpr int most_tile_rows = 4;
 #endif
@@ -196,8 +198,8 @@ void multiply_part(Part part, QuantizedRows x, std::int64_t rows, float* sums) {
       sums += tile_rows * panel_rows;
     }
   };
-  if constexpr (most_tile_rows == 8) tiles(std::integral_constant<int, 8>{});
-  tiles(std::integral_constant<int, 4>{});
+  if constexpr (most_tile_rows >= 8) tiles(std::integral_constant<int, 8>{});
+  if constexpr (most_tile_rows >= 4) tiles(std::integral_constant<int, 4>{});
   tiles(std::integral_constant<int, 2>{});
   tiles(std::integral_constant<int, 1>{});
 }

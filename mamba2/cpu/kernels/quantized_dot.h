@@ -22,6 +22,9 @@ MAMBA2_INLINE Ints multiply_pairs(Ints a, Ints b) {
   return (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
   return (Ints)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+  const int16x8_t a16 = (int16x8_t)a, b16 = (int16x8_t)b;
+  return (Ints)vpaddq_s32(vmull_s16(vget_low_s16(a16), vget_low_s16(b16)), vmull_high_s16(a16, b16));
 #else
   return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
@@ -91,6 +94,40 @@ MAMBA2_INLINE Ints group_scale(Unsigned bytes) {
 template <int at>
 MAMBA2_INLINE Ints signed_group_scale(Unsigned bytes) {
   return (Ints)((Shorts)shuffled(bytes, 0x00800080U | at << 24 | at << 8, 0x04000400U) >> 8);
+}
+
+#elif defined(__aarch64__)
+
+// The same with Neon.  Weights are signed bytes here: all but q8_0's, which are signed, are at most 63.
+constexpr bool sums_in_16_bits = true;
+
+/// The sums of products of pairs of bytes, each pair in 16 bits.
+MAMBA2_INLINE Shorts multiply_bytes(Unsigned w, Ints x) {
+  const int8x16_t w8 = (int8x16_t)w, x8 = (int8x16_t)x;
+  return (Shorts)vpaddq_s16(vmull_s8(vget_low_s8(w8), vget_low_s8(x8)), vmull_high_s8(w8, x8));
+}
+
+struct GroupSum {
+  Shorts pairs = {};
+  MAMBA2_INLINE void add(Unsigned w, Ints x) { pairs += multiply_bytes(w, x); }
+  MAMBA2_INLINE Ints scaled(Ints scale) const { return multiply_pairs((Ints)pairs, scale); }
+  MAMBA2_INLINE Ints plain() const { return (Ints)vpaddlq_s16((int16x8_t)pairs); }
+};
+
+/// sum plus the products with signed w, up to 128 in magnitude: a pair's sum just fits.
+MAMBA2_INLINE Ints add_signed(Ints sum, Unsigned w, Ints x) {
+  return (Ints)vpadalq_s16((int32x4_t)sum, (int16x8_t)multiply_bytes(w, x));
+}
+
+template <int at>
+MAMBA2_INLINE Ints group_scale(Unsigned bytes) {
+  const Unsigned scale = bytes >> (8 * at) & 0xFFU;
+  return (Ints)(scale | scale << 16);
+}
+template <int at>
+MAMBA2_INLINE Ints signed_group_scale(Unsigned bytes) {
+  const Unsigned scale = (Unsigned)((Ints)(bytes << (24 - 8 * at)) >> 24) & 0xFFFFU;
+  return (Ints)(scale | scale << 16);
 }
 
 #else

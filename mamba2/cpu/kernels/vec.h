@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if !defined(MAMBA2_CPU_ISA)
@@ -85,9 +87,7 @@ MAMBA2_INLINE Floats fma(Floats a, Floats b, Floats c) {
 #elif defined(__FMA__)
   return _mm256_fmadd_ps(a, b, c);
 #elif defined(__aarch64__)
-  Floats sum;
-  for (int i = 0; i < lanes; ++i) sum[i] = __builtin_fmaf(a[i], b[i], c[i]);
-  return sum;
+  return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;
 #endif
