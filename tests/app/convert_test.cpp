@@ -34,7 +34,8 @@ TEST(Convert, WritesAModelThatSaysTheSame) {
   EXPECT_EQ(result.out, "");
   EXPECT_THAT(names_in(out), testing::IsSupersetOf({"config.json", "generation_config.json", "model.safetensors",
                                                     "tokenizer.json", "tokenizer_config.json"}));
-  for (const TensorInfo& tensor : open_tensors(out)->tensors()) EXPECT_EQ(tensor.dtype, DType::f32);
+  const auto written = open_tensors(out);
+  for (const TensorInfo& tensor : written->tensors()) EXPECT_EQ(tensor.dtype, DType::f32);
   EXPECT_EQ(ids_after(out), ids_after(classics_5m()));
 }
 
