@@ -27,12 +27,13 @@ import argparse
 import ctypes
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 import llama_cpp
 import numpy as np
+
+from mamba2_output import read_logits, run
 
 TEXT = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. "
@@ -46,21 +47,6 @@ ROUNDING = {"f32": 2**-24 * 4096**0.5, "f16": 2**-11 / 3**0.5, "bf16": 2**-8 / 3
 GREEDY = 32
 
 
-def run(*command):
-    done = subprocess.run([str(part) for part in command], capture_output=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}\n{done.stderr.decode()}")
-    return done.stdout.decode()
-
-
-def read_logits(path):
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    entry = json.loads(data[8 : 8 + length])["logits"]
-    begin, end = (8 + length + at for at in entry["data_offsets"])
-    return np.frombuffer(data[begin:end], "<f4").reshape(entry["shape"])[0].astype(np.float64)
-
-
 class Ours:
     def __init__(self, binary, folder):
         self.binary, self.folder = binary, folder
@@ -69,7 +55,7 @@ class Ours:
         source, target = self.folder / "ids.json", self.folder / "out.safetensors"
         source.write_text(json.dumps({"input_ids": [list(ids)]}))
         run(self.binary, "forward", "--model", model, "--input", source, "--output", target, "--dtype", dtype)
-        return read_logits(target)
+        return read_logits(target)[0].astype(np.float64)
 
     def tokenize(self, model, texts):
         lines = self.folder / "lines.jsonl"

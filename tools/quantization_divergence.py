@@ -11,20 +11,14 @@ Needs: pip install numpy.  Use: tools/quantization_divergence.py [options] --tex
 import argparse
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 import numpy as np
 
+from mamba2_output import read_logits, run
+
 WINDOWS_AT_ONCE = 4
-
-
-def run(*command):
-    done = subprocess.run([str(part) for part in command], capture_output=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}\n{done.stderr.decode()}")
-    return done.stdout.decode()
 
 
 def windows(arguments, text):
@@ -41,11 +35,7 @@ def log_probabilities(arguments, model, rows, folder):
     source, target = folder / "in.json", folder / "out.safetensors"
     source.write_text(json.dumps({"input_ids": rows}))
     run(arguments.mamba2, "forward", "--model", model, "--input", source, "--output", target)
-    data = target.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    entry = json.loads(data[8 : 8 + length])["logits"]
-    begin, end = (8 + length + at for at in entry["data_offsets"])
-    logits = np.frombuffer(data[begin:end], "<f4").reshape(entry["shape"])[:, :-1]
+    logits = read_logits(target)[:, :-1]
     logits = logits - logits.max(-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
