@@ -1,6 +1,3 @@
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <csignal>
 #include <cstring>
@@ -146,11 +143,8 @@ TEST(Convert, NamesADtypeItCantWrite) {
 }
 
 TEST(Convert, NamesATargetThatCantBeWritten) {
-  if (geteuid() == 0) GTEST_SKIP() << "root may write anywhere";
-  const TemporaryFolder folder;
-  chmod(folder.path().c_str(), 0500);
-  expect_error(mamba2_command({"convert", golden("hf-basic"), folder / "out"}), 1, {folder / "out"});
-  chmod(folder.path().c_str(), 0700);
+  // Root may write into any folder, but nobody makes one in /proc.
+  expect_error(mamba2_command({"convert", golden("hf-basic"), "/proc/out"}), 1, {"/proc/out"});
 }
 
 }  // namespace

@@ -1,16 +1,10 @@
 #include "tests/app/support.h"
 
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <sstream>
-#include <stdexcept>
 
 #include "mamba2/base/file.h"
 
 namespace mamba2 {
-
-namespace fs = std::filesystem;
 
 std::string classics_5m() {
   return MAMBA2_SOURCE_DIR "/models/classics-5m";
@@ -22,27 +16,6 @@ std::string test_data(const std::string& name) {
 
 std::string golden(const std::string& name) {
   return test_data("golden/" + name);
-}
-
-TemporaryFolder::TemporaryFolder() {
-  std::string name = fs::temp_directory_path().string() + "/mamba2-app-XXXXXX";
-  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-  path_ = name;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
-
-std::string TemporaryFolder::write(const std::string& name, std::string_view content) const {
-  std::ofstream(*this / name, std::ios::binary) << content;
-  return *this / name;
-}
-
-std::string TemporaryFolder::copy(const std::string& folder, const std::string& name) const {
-  fs::copy(folder, *this / name);
-  return *this / name;
 }
 
 std::string read_whole(const std::string& path) {

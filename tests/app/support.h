@@ -9,6 +9,7 @@
 
 #include "mamba2/base/json.h"
 #include "tests/app/process.h"
+#include "tests/temporary_folder.h"
 
 namespace mamba2 {
 
@@ -18,24 +19,7 @@ std::string classics_5m();
 std::string test_data(const std::string& name);
 std::string golden(const std::string& name);
 
-/// A folder that is there as long as the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder();
-
-  const std::string& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-  /// Writes a file; gives its path.
-  std::string write(const std::string& name, std::string_view content) const;
-  /// Copies a folder's files, its path is given.
-  std::string copy(const std::string& folder, const std::string& name) const;
-
- private:
-  std::string path_;
-};
+using test::TemporaryFolder;
 
 std::string read_whole(const std::string& path);
 

@@ -71,7 +71,7 @@ TEST(Usage, IsWrongWithTwoSourcesOfPrompts) {
   expect_error(mamba2_command({"generate", "The", "--input", "x.json"}), 2, {"--input"});
 }
 
-class WrongValue : public testing::TestWithParam<std::pair<const char*, const char*>> {};
+class WrongValue : public testing::TestWithParam<std::pair<std::string, std::string>> {};
 
 TEST_P(WrongValue, IsNamedInOneLine) {
   const auto [option, value] = GetParam();
@@ -82,10 +82,10 @@ TEST_P(WrongValue, IsNamedInOneLine) {
     for (char& c : text) c = c == '-' || c == '_' ? ' ' : c;
     return text;
   };
-  EXPECT_THAT(in_words(result.err), HasSubstr(in_words(option + 2)));
+  EXPECT_THAT(in_words(result.err), HasSubstr(in_words(option.substr(2))));
 }
 
-using Value = std::pair<const char*, const char*>;
+using Value = std::pair<std::string, std::string>;
 INSTANTIATE_TEST_SUITE_P(
     OfGenerate, WrongValue,
     testing::Values(Value{"--temperature", "0"}, Value{"--temperature", "-1"}, Value{"--temperature", "nan"},

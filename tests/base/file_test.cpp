@@ -5,32 +5,22 @@
 #include <sys/resource.h>
 
 #include <csignal>
-#include <filesystem>
 #include <fstream>
 
 #include "mamba2/base/error.h"
+#include "tests/temporary_folder.h"
 
 namespace mamba2 {
 namespace {
 
-namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
 class FileTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    directory_ = fs::path(::testing::TempDir()) /
-                 (std::string("file_test_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-  std::string path(const std::string& name) const { return (directory_ / name).string(); }
-  std::size_t files() const {
-    return static_cast<std::size_t>(std::distance(fs::directory_iterator(directory_), fs::directory_iterator()));
-  }
+  std::string path(const std::string& name) const { return folder_ / name; }
+  std::size_t files() const { return folder_.files().size(); }
 
-  fs::path directory_;
+  test::TemporaryFolder folder_;
 };
 
 TEST_F(FileTest, AtomicFileAppearsOnlyOnCommit) {
@@ -111,7 +101,7 @@ TEST_F(FileTest, MappedFileSaysWhatIsWrong) {
   } catch (const Error& e) {
     EXPECT_THAT(e.what(), HasSubstr("absent: can't be opened: No such file"));
   }
-  EXPECT_THROW(const MappedFile file(directory_.string()), Error);
+  EXPECT_THROW(const MappedFile file(folder_.path()), Error);
   std::ofstream(path("empty")).flush();
   EXPECT_EQ(MappedFile(path("empty")).size(), 0U);
 }

@@ -3,50 +3,28 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "mamba2/base/error.h"
+#include "tests/temporary_folder.h"
 
 namespace mamba2::test {
 
 /// An empty folder of the running test's own.
 class FolderTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::path(::testing::TempDir()) / (std::string(info->test_suite_name()) + "_" + info->name());
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
+  std::string path(const std::string& name = "") const { return name.empty() ? folder_.path() : folder_ / name; }
+  std::string write(const std::string& name, std::string_view bytes) const { return folder_.write(name, bytes); }
+  std::vector<std::string> files() const { return folder_.files(); }
 
-  std::string path(const std::string& name = "") const {
-    return name.empty() ? folder_.string() : (folder_ / name).string();
-  }
-
-  std::string write(const std::string& name, std::string_view bytes) const {
-    std::ofstream(path(name), std::ios::binary) << bytes;
-    return path(name);
-  }
-
-  std::vector<std::string> files() const {
-    std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(folder_))
-      names.push_back(entry.path().filename().string());
-    std::sort(names.begin(), names.end());
-    return names;
-  }
-
-  std::filesystem::path folder_;
+ private:
+  TemporaryFolder folder_;
 };
 
 inline std::string golden(const std::string& name) {

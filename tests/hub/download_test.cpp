@@ -123,11 +123,11 @@ TEST_F(DownloadTest, APartialFileLongerThanTheWholeIsFetchedAgain) {
 }
 
 TEST_F(DownloadTest, ALinkInPlaceOfAPartialFileIsNotFollowed) {
-  write((directory_ / "victim").string(), "precious");
+  write(folder_ / "victim", "precious");
   fs::create_directories(root() + "/blobs");
-  fs::create_symlink(directory_ / "victim", incomplete(weights_));
+  fs::create_symlink(folder_ / "victim", incomplete(weights_));
   EXPECT_THAT(failure(), HasSubstr(".incomplete: can't be created"));
-  EXPECT_EQ(content_of((directory_ / "victim").string()), "precious");
+  EXPECT_EQ(content_of(folder_ / "victim"), "precious");
 }
 
 TEST_F(DownloadTest, AnotherSizeThanTheListedOneIsRefusedBeforeTheBytes) {

@@ -1,7 +1,5 @@
 #include "tests/hub/hub_fixture.h"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <fstream>
 
@@ -17,21 +15,12 @@ void HubFixture::SetUpTestSuite() {
 }
 
 void HubFixture::SetUp() {
-  const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-  directory_ = fs::path(::testing::TempDir()) /
-               (std::string(info->test_suite_name()) + "_" + info->name() + "_" + std::to_string(::getpid()));
-  fs::remove_all(directory_);
-  fs::create_directories(directory_);
-  options_.cache_directory = (directory_ / "hub").string();
+  options_.cache_directory = folder_ / "hub";
   options_.endpoint = hub_.endpoint();
   options_.retry_wait = std::chrono::milliseconds(1);
   hub_.add_file("config.json", R"({"model_type": "mamba2"})");
   hub_.add_file("tokenizer.json", "{}");
   hub_.add_large_file("model.safetensors", weights_);
-}
-
-void HubFixture::TearDown() {
-  fs::remove_all(directory_);
 }
 
 std::string HubFixture::failure(const std::string& name) const {

@@ -2,12 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <set>
 #include <string>
 
 #include "mamba2/hub/hub.h"
 #include "tests/hub/fake_hub.h"
+#include "tests/temporary_folder.h"
 
 namespace mamba2::test {
 
@@ -16,7 +16,6 @@ class HubFixture : public ::testing::Test {
  protected:
   static void SetUpTestSuite();
   void SetUp() override;
-  void TearDown() override;
 
   std::string resolve(const std::string& name = "org/name") const { return resolve_hub_model(name, options_); }
   /// What resolving fails with; empty where it doesn't.
@@ -31,7 +30,7 @@ class HubFixture : public ::testing::Test {
   static std::string content_of(const std::string& path);
   static void write(const std::string& path, const std::string& content);
 
-  std::filesystem::path directory_;
+  TemporaryFolder folder_;
   std::string weights_ = std::string(300'000, 'w') + "the end";
   FakeHub hub_;
   HubOptions options_;

@@ -3,11 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
 #include <map>
 
 #include "mamba2/base/error.h"
+#include "tests/temporary_folder.h"
 
 namespace mamba2 {
 namespace {
@@ -55,17 +54,15 @@ TEST(HubOptionsTest, TheHomeDirectoryAndVariablesAreExpanded) {
 }
 
 TEST(HubOptionsTest, TheTokenComesFromItsVariableOrItsFile) {
-  const auto directory = std::filesystem::path(::testing::TempDir()) / "hub_options_token";
-  std::filesystem::create_directories(directory);
-  std::ofstream(directory / "token") << " hf_file\r\n";
-  std::ofstream(directory / "other") << "hf_other";
-  const std::string home = directory.string();
+  const test::TemporaryFolder folder;
+  folder.write("token", " hf_file\r\n");
+  folder.write("other", "hf_other");
+  const std::string& home = folder.path();
   EXPECT_EQ(options_with({{"HF_HOME", home}}).token, "hf_file");
   EXPECT_EQ(options_with({{"HF_HOME", home}, {"HF_TOKEN_PATH", home + "/other"}}).token, "hf_other");
   EXPECT_EQ(options_with({{"HF_HOME", home}, {"HF_TOKEN", "hf_variable\n"}}).token, "hf_variable");
   EXPECT_EQ(options_with({{"HUGGING_FACE_HUB_TOKEN", "hf_old"}}).token, "hf_old");
   EXPECT_EQ(options_with({{"HF_HOME", home}, {"HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"}}).token, "");
-  std::filesystem::remove_all(directory);
 }
 
 TEST(HubOptionsTest, ATokenCannotAddHeaderFields) {

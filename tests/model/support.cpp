@@ -81,19 +81,6 @@ void EditedCheckpoint::write(const std::string& folder) const {
   file.commit();
 }
 
-FolderTest::FolderTest() {
-  std::string name = ::testing::UnitTest::GetInstance()->current_test_info()->test_suite_name();
-  name += std::string("_") + ::testing::UnitTest::GetInstance()->current_test_info()->name();
-  std::replace(name.begin(), name.end(), '/', '_');
-  folder_ = ::testing::TempDir() + "mamba2_model_" + name;
-  std::filesystem::remove_all(folder_);
-  std::filesystem::create_directories(folder_);
-}
-
-FolderTest::~FolderTest() {
-  std::filesystem::remove_all(folder_);
-}
-
 std::string golden_folder(const std::string& name) {
   return MAMBA2_SOURCE_DIR "/tests/data/golden/" + name;
 }

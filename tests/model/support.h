@@ -12,6 +12,7 @@
 #include "mamba2/base/error.h"
 #include "mamba2/checkpoint/tensor_source.h"
 #include "mamba2/model/modeling_mamba2.h"
+#include "tests/temporary_folder.h"
 
 namespace mamba2::test {
 
@@ -84,12 +85,10 @@ class EditedCheckpoint {
 /// An empty folder of the running test's own.
 class FolderTest : public ::testing::Test {
  protected:
-  FolderTest();
-  ~FolderTest() override;
-  std::string path(const std::string& name) const { return folder_ + "/" + name; }
+  std::string path(const std::string& name) const { return folder_ / name; }
 
  private:
-  std::string folder_;
+  TemporaryFolder folder_;
 };
 
 /// The message of the Error that act throws.

@@ -5,19 +5,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 
 #include "mamba2/base/error.h"
 #include "mamba2/pipeline/auto.h"
+#include "tests/temporary_folder.h"
 
 namespace mamba2 {
 namespace {
-
-namespace fs = std::filesystem;
 
 const std::string classics = MAMBA2_SOURCE_DIR "/models/classics-5m";
 const std::string classifier = MAMBA2_SOURCE_DIR "/tests/data/golden/fork-classify-single-label";
@@ -33,11 +29,8 @@ GenerationConfig tokens(std::int64_t count) {
 class ClassifierFolder {
  public:
   ClassifierFolder() {
-    std::string name = fs::temp_directory_path().string() + "/mamba2-pipeline-XXXXXX";
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    path_ = name;
-    for (const auto& entry : fs::directory_iterator(classifier))
-      fs::copy(entry.path(), path_ / entry.path().filename());
+    for (const auto& entry : std::filesystem::directory_iterator(classifier))
+      folder_.copy(entry.path(), entry.path().filename());
     Json vocab = Json::object();
     for (int i = 0; i < 26; ++i) vocab[std::string(1, static_cast<char>('a' + i))] = 5 + i;
     const Json tokenizer = {{"version", "1.0"},
@@ -49,18 +42,12 @@ class ClassifierFolder {
                             {"post_processor", nullptr},
                             {"decoder", nullptr},
                             {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}};
-    std::ofstream(path_ / "tokenizer.json") << tokenizer;
+    folder_.write("tokenizer.json", tokenizer.dump());
   }
-  ClassifierFolder(const ClassifierFolder&) = delete;
-  ClassifierFolder& operator=(const ClassifierFolder&) = delete;
-  ~ClassifierFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  std::string path() const { return path_.string(); }
+  std::string path() const { return folder_.path(); }
 
  private:
-  fs::path path_;
+  test::TemporaryFolder folder_;
 };
 
 TEST(TextGenerationPipeline, ReturnsThePromptAndItsContinuation) {

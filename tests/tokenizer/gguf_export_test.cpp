@@ -4,12 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <map>
 
 #include "mamba2/base/error.h"
 #include "mamba2/tokenizer/gguf_tokenizer.h"
+#include "tests/temporary_folder.h"
 #include "tests/tokenizer/support.h"
 
 namespace mamba2 {
@@ -102,10 +101,8 @@ TEST(GgufExport, SaysWhatEachTokenIs) {
 
 TEST(GgufExport, CopiesTheKeysOfAnotherGgufFile) {
   const std::string bytes = exported(data_path(mistral_file), 32768);
-  const std::string path = ::testing::TempDir() + "gguf_export_copy.gguf";
-  std::ofstream(path, std::ios::binary) << bytes;
-  const std::string copied = exported(path, 32768);
-  std::filesystem::remove(path);
+  const test::TemporaryFolder folder;
+  const std::string copied = exported(folder.write("copy.gguf", bytes), 32768);
   const GgufMetadata before = metadata_of(bytes), after = metadata_of(copied);
   ASSERT_EQ(after.keys(), before.keys());
   for (const std::string& key : before.keys()) EXPECT_EQ(after.encoded(key), before.encoded(key)) << key;
@@ -114,13 +111,10 @@ TEST(GgufExport, CopiesTheKeysOfAnotherGgufFile) {
 TEST(GgufExport, FillsAFolderThatSaysTheSame) {
   for (const auto& [file, cases, rows] : {std::tuple{neox_file, "golden/gpt-neox-20b.cases.jsonl", 50288},
                                           {mistral_file, "golden/mistral-v3.cases.jsonl", 32768}}) {
-    const std::string folder = ::testing::TempDir() + "gguf_export_folder";
-    std::filesystem::create_directories(folder);
+    const test::TemporaryFolder folder;
     const std::string bytes = exported(data_path(file), rows);
-    for (const auto& [name, content] : gguf_tokenizer_files(metadata_of(bytes)))
-      std::ofstream(folder + "/" + name, std::ios::binary) << content;
-    expect_cases(*Tokenizer::from_pretrained(folder), cases, 0);
-    std::filesystem::remove_all(folder);
+    for (const auto& [name, content] : gguf_tokenizer_files(metadata_of(bytes))) folder.write(name, content);
+    expect_cases(*Tokenizer::from_pretrained(folder.path()), cases, 0);
   }
 }
 
@@ -135,7 +129,8 @@ TEST(GgufExport, RefusesMoreTokensThanTheEmbeddingsHaveRows) {
   }
 }
 
-class RefusedTokenizer : public ::testing::TestWithParam<std::pair<const char*, const char*>> {};
+using Field = std::pair<std::string, std::string>;
+class RefusedTokenizer : public ::testing::TestWithParam<Field> {};
 
 /// A small byte-level tokenizer with one field replaced.
 TEST_P(RefusedTokenizer, NamesTheFieldThatLlamaCppHasNoWordFor) {
@@ -146,8 +141,8 @@ TEST_P(RefusedTokenizer, NamesTheFieldThatLlamaCppHasNoWordFor) {
   fields[GetParam().first] = GetParam().second;
   std::string json = R"({"version": "1.0", "added_tokens": [{"id": 2, "content": "<x>", "special": true}])";
   for (const auto& [name, value] : fields) json += ", \"" + name + "\": " + value;
-  const std::string path = ::testing::TempDir() + "gguf_export_refused.json";
-  std::ofstream(path) << json << "}";
+  const test::TemporaryFolder folder;
+  const std::string path = folder.write("tokenizer.json", json + "}");
   try {
     exported(path, 3);
     ADD_FAILURE() << "no Error was thrown";
@@ -155,18 +150,17 @@ TEST_P(RefusedTokenizer, NamesTheFieldThatLlamaCppHasNoWordFor) {
     EXPECT_THAT(e.what(), HasSubstr(path));
     EXPECT_THAT(e.what(), HasSubstr("llama.cpp"));
   }
-  std::filesystem::remove(path);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Fields, RefusedTokenizer,
     ::testing::Values(
-        std::pair{"pre_tokenizer", R"({"type": "Metaspace", "replacement": "_", "add_prefix_space": false})"},
-        std::pair{"pre_tokenizer", R"({"type": "ByteLevel", "add_prefix_space": true})"},
-        std::pair{"pre_tokenizer", R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})"},
-        std::pair{"model", R"({"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [], "ignore_merges": true})"},
-        std::pair{"model", R"({"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [], "unk_token": "a"})"},
-        std::pair{"post_processor", R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<x>",
+        Field{"pre_tokenizer", R"({"type": "Metaspace", "replacement": "_", "add_prefix_space": false})"},
+        Field{"pre_tokenizer", R"({"type": "ByteLevel", "add_prefix_space": true})"},
+        Field{"pre_tokenizer", R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})"},
+        Field{"model", R"({"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [], "ignore_merges": true})"},
+        Field{"model", R"({"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [], "unk_token": "a"})"},
+        Field{"post_processor", R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<x>",
             "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
             "special_tokens": {"<x>": {"id": "<x>", "ids": [2], "tokens": ["<x>"]}}})"}));
 

@@ -1,13 +1,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/file.h"
+#include "tests/temporary_folder.h"
 #include "tests/tokenizer/support.h"
 
 namespace mamba2 {
@@ -180,14 +179,13 @@ TEST(SentencePieceModel, WithALengthNearTwoToTheSixtyThreeIsAnError) {
 }
 
 TEST(FromPretrained, ListsWhatItLookedForWhereAFolderHoldsNoTokenizer) {
-  const auto folder = std::filesystem::path(::testing::TempDir()) / "no_tokenizer";
-  std::filesystem::create_directories(folder);
+  const test::TemporaryFolder folder;
   try {
-    (void)Tokenizer::from_pretrained(folder.string());
+    (void)Tokenizer::from_pretrained(folder.path());
     FAIL();
   } catch (const Error& e) {
-    EXPECT_THAT(e.what(), AllOf(HasSubstr(folder.string()), HasSubstr("tokenizer.json"),
-                                HasSubstr("tokenizer.model.v3"), HasSubstr("--tokenizer")));
+    EXPECT_THAT(e.what(), AllOf(HasSubstr(folder.path()), HasSubstr("tokenizer.json"), HasSubstr("tokenizer.model.v3"),
+                                HasSubstr("--tokenizer")));
   }
 }
 

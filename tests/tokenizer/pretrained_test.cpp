@@ -1,32 +1,14 @@
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
 #include <thread>
 
+#include "tests/temporary_folder.h"
 #include "tests/tokenizer/support.h"
 
 namespace mamba2 {
 namespace {
 
-/// A folder with copies of files and texts, gone at the end.
-class Folder {
- public:
-  explicit Folder(const std::string& name) : path_(std::filesystem::path(::testing::TempDir()) / name) {
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-
-  void copy(const std::string& from, const std::string& name) const { std::filesystem::copy_file(from, path_ / name); }
-  void write(const std::string& name, const std::string& text) const { std::ofstream(path_ / name) << text; }
-  std::string path() const { return path_.string(); }
-
- private:
-  std::filesystem::path path_;
-};
+using test::TemporaryFolder;
 
 const std::string mistral_model = testing::data_path("tokenizers/mistral-v3.tokenizer.model");
 const std::string gpt_neox_json = testing::data_path("tokenizers/gpt-neox-20b.tokenizer.json");
@@ -40,7 +22,7 @@ TEST(FromPretrained, ReadsTheSpecialTokensOfTheShippedModel) {
 
 TEST(FromPretrained, FindsASentencePieceModelByEitherName) {
   for (const char* name : {"tokenizer.model", "tokenizer.model.v3"}) {
-    const Folder folder("sentencepiece_folder");
+    const TemporaryFolder folder;
     folder.copy(mistral_model, name);
     const auto tokenizer = Tokenizer::from_pretrained(folder.path());
     EXPECT_EQ(tokenizer->vocab_size(), 32768);
@@ -51,7 +33,7 @@ TEST(FromPretrained, FindsASentencePieceModelByEitherName) {
 }
 
 TEST(FromPretrained, PutsTheFirstTokenOfASentencePieceModelInFrontUnlessToldNotTo) {
-  const Folder folder("bos_folder");
+  const TemporaryFolder folder;
   folder.copy(mistral_model, "tokenizer.model");
   const auto with = Tokenizer::from_pretrained(folder.path())->encode("Hi", SpecialTokens::include);
   folder.write("tokenizer_config.json", R"({"add_bos_token": false, "add_eos_token": true})");
@@ -63,7 +45,7 @@ TEST(FromPretrained, PutsTheFirstTokenOfASentencePieceModelInFrontUnlessToldNotT
 }
 
 TEST(FromPretrained, TakesTokenNamesAsTextsAndAsObjects) {
-  const Folder folder("names_folder");
+  const TemporaryFolder folder;
   folder.copy(gpt_neox_json, "tokenizer.json");
   folder.write("tokenizer_config.json", R"({"eos_token": {"content": "<|endoftext|>", "special": true}})");
   folder.write("special_tokens_map.json", R"({"eos_token": "<|im_end|>", "pad_token": "<|padding|>"})");
@@ -74,7 +56,7 @@ TEST(FromPretrained, TakesTokenNamesAsTextsAndAsObjects) {
 }
 
 TEST(FromPretrained, CleansUpSpacesWhereTheConfigSaysSo) {
-  const Folder folder("cleanup_folder");
+  const TemporaryFolder folder;
   folder.copy(gpt_neox_json, "tokenizer.json");
   folder.write("tokenizer_config.json", R"({"clean_up_tokenization_spaces": true})");
   const auto tokenizer = Tokenizer::from_pretrained(folder.path());
