@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "mamba2/base/error.h"
 #include "mamba2/cpu/context.h"
+#include "mamba2/cpu/memory.h"
 #include "mamba2/cpu/quantized_linear.h"
 #include "mamba2/cpu/quantized_weight.h"
 #include "mamba2/tensor/quantized.h"
@@ -62,7 +62,7 @@ class CpuBackend : public Backend {
 
  protected:
   void* allocate_bytes(std::size_t bytes) override;
-  void free_bytes(void* memory, std::size_t) noexcept override { ::operator delete (memory, std::align_val_t{64}); }
+  void free_bytes(void* memory, std::size_t bytes) noexcept override { cpu::free_memory(memory, bytes); }
 
   using Backend::compute;
   void compute(const Embedding& op) override {
@@ -115,8 +115,7 @@ void CpuBackend::zero(const Tensor& tensor) {
 }
 
 void* CpuBackend::allocate_bytes(std::size_t bytes) {
-  void* memory = ::operator new (std::max<std::size_t>(bytes, 1), std::align_val_t{64}, std::nothrow);
-  require(memory != nullptr, "out of memory: {} bytes are wanted", bytes);
+  std::byte* const memory = cpu::allocate_memory(bytes);
   std::memset(memory, 0, bytes);
   return memory;
 }

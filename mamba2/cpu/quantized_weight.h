@@ -5,7 +5,7 @@
 #include <span>
 
 #include "mamba2/cpu/isa.h"
-#include "mamba2/cpu/packed_memory.h"
+#include "mamba2/cpu/memory.h"
 #include "mamba2/cpu/quantized_kernels.h"
 #include "mamba2/cpu/thread_pool.h"
 #include "mamba2/ops/backend.h"

@@ -41,12 +41,23 @@ MAMBA2_INLINE void unrolled(Body&& body) {
 struct Part {
   const std::byte* panel;
   std::int64_t block, blocks, ahead;
+  // What the next panel's part is read from: each block fetches so many lines of it to L2.
+  const std::byte* next = nullptr;
+  std::int64_t next_lines = 0;
 };
+
+constexpr std::int64_t line = 64;
+
+/// What blocks take in a panel.
+template <class F>
+constexpr std::int64_t bytes_of(std::int64_t blocks) {
+  return ((blocks + 1) / 2 * F::halves + blocks * F::quads_in_block) * 4 * panel_rows;
+}
 
 /// A group's share of a block's cache lines, `ahead` bytes further on.
 template <class F, int group>
 MAMBA2_INLINE void fetch_group(const std::byte* quads, std::int64_t ahead) {
-  constexpr int line = 64, block = (F::halves * 2 + F::quads_in_block * 4) * panel_rows;
+  constexpr int block = (F::halves * 2 + F::quads_in_block * 4) * panel_rows;
   constexpr int lines = (block + line * F::groups - 1) / (line * F::groups);
   if (ahead == 0) return;
 #pragma GCC unroll 16
@@ -146,6 +157,8 @@ __attribute__((noinline)) void multiply_tile(const Part& part, const QuantizedRo
   for (std::int64_t block = part.block; block < part.block + part.blocks; ++block) {
     const std::byte* const halves = part.panel + halves_offset(F::halves, F::quads_in_block, block);
     const std::byte* const quads = part.panel + quads_offset(F::halves, F::quads_in_block, block);
+    for (std::int64_t i = 0; i < part.next_lines; ++i)
+      __builtin_prefetch(part.next + ((block - part.block) * part.next_lines + i) * line, 0, 2);
     typename F::Scales scales[vectors];
     Ints total[M][vectors];
 #pragma GCC unroll 4
@@ -187,13 +200,19 @@ __attribute__((noinline)) void multiply_tile(const Part& part, const QuantizedRo
     for (int v = 0; v < vectors; ++v) store(sums + m * panel_rows + v * lanes, sum[m][v]);
 }
 
-/// All rows of x against a part of a panel.  The first tile fetches for all.
+/// All rows of x against a part of a panel.  The first tile fetches for all what lies `ahead`; where nothing does and
+/// there are several tiles, these fetch the next panel's part among them, which would be waited for otherwise.
 template <class F>
 void multiply_part(Part part, QuantizedRows x, std::int64_t rows, float* sums) {
+  const std::int64_t bytes = bytes_of<F>(part.blocks), passes = rows / most_tile_rows;
+  if (part.next != nullptr && passes > 1) part.next_lines = bytes / (passes * part.blocks * line) + 1;
+  const std::byte* const fetched = part.next + bytes;
   auto tiles = [&](auto tile_rows) __attribute__((always_inline)) {
     for (; rows >= tile_rows; rows -= tile_rows) {
       multiply_tile<F, tile_rows>(part, x, sums);
       part.ahead = 0;
+      part.next += part.blocks * part.next_lines * line;
+      if (part.next >= fetched) part.next_lines = 0;
       x.data += tile_rows * x.stride;
       sums += tile_rows * panel_rows;
     }
@@ -233,11 +252,12 @@ void quantized_linear(const QuantizedLinearTask& t) {
   for (std::int64_t i = 0; i < t.m * panel_rows; ++i) t.scratch[i] = 0.0F;
   for (std::int64_t block = 0; block < blocks; block += blocks_in_a_part) {
     const std::int64_t rest = blocks - block;
-    multiply_part<F>({.panel = t.panel,
-                      .block = block,
-                      .blocks = rest < blocks_in_a_part ? rest : blocks_in_a_part,
-                      .ahead = t.ahead},
-                     x, t.m, t.scratch);
+    Part part{.panel = t.panel,
+              .block = block,
+              .blocks = rest < blocks_in_a_part ? rest : blocks_in_a_part,
+              .ahead = t.ahead};
+    if (t.ahead == 0) part.next = t.panel + bytes_of<F>(blocks) + halves_offset(F::halves, F::quads_in_block, block);
+    multiply_part<F>(part, x, t.m, t.scratch);
   }
   finish(t);
 }
