@@ -290,6 +290,22 @@ TEST_P(EngineOverAModel, AForkOfASnapshotGoesOnAsAFreshRun) {
   }
 }
 
+TEST(AKeptRow, IsTheBytesOfItsStateWhateverTheLengthOfThePrompt) {
+  Mamba2ForCausalLM model = open_model("hf-odd", make_reference_backend());
+  const Mamba2Config& config = model.config();
+  const std::int64_t conv_state = config.conv_dim() * (config.conv_kernel - 1);
+  const std::int64_t ssm_state = config.num_heads * config.head_dim * config.state_size;
+  const auto bytes = static_cast<std::size_t>(config.num_hidden_layers * (conv_state + ssm_state)) * sizeof(float);
+  ModelDecoder decoder(model);
+  decoder.allocate(3);  // of which a copy takes one
+  for (const std::int32_t tokens : {1, 300}) {
+    const Ids prompt(static_cast<std::size_t>(tokens), 7);
+    const DecoderInput input{.row = 1, .ids = prompt};
+    decoder.feed({&input, 1});
+    EXPECT_EQ(decoder.keep(1)->bytes(), bytes) << tokens;
+  }
+}
+
 TEST(EngineOverDynamicRope, FeedsPromptsWhole) {
   Mamba2ForCausalLM model = open_model("fork-rope-dynamic", make_reference_backend());
   Ids prompt;
