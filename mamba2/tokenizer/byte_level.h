@@ -18,7 +18,7 @@ int byte_of_byte_level_character(char32_t character);
 std::string to_byte_level(std::string_view text);
 
 /// Calls found(begin, end) for every piece of valid UTF-8 text that GPT-2's pattern
-///   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+///   ``'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+``
 /// matches; together they cover the text.
 template <class Found>
 void split_gpt2(std::string_view text, const Found& found);

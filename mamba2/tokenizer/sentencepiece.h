@@ -26,7 +26,7 @@ class SentencePieceTokenizer : public TokenizerBackend {
 
   void encode(std::string_view text, std::vector<std::int32_t>& ids) const override;
   std::unique_ptr<Detokenizer> detokenizer(SpecialTokens special, std::unique_ptr<DecodeStage> next) const override;
-  /// <s> in front, as Hugging Face's Llama tokenizer has it; tokenizer_config.json may say otherwise.
+  /// `<s>` in front, as Hugging Face's Llama tokenizer has it; tokenizer_config.json may say otherwise.
   Affixes affixes() const override;
   SpecialIds special_ids() const override { return special_ids_; }
   std::int32_t end_id() const override { return static_cast<std::int32_t>(types_.size()); }

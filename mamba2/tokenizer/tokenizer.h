@@ -13,8 +13,8 @@ namespace mamba2 {
 class Detokenizer;
 class TokenizerBackend;
 
-/// Whether encode puts the tokenizer's special tokens (a first <s>, say) around the text, and whether decode shows the
-/// special tokens it meets.
+/// Whether encode puts the tokenizer's special tokens (a first `<s>`, say) around the text, and whether decode shows
+/// the special tokens it meets.
 enum class SpecialTokens { include, omit };
 
 /// Text to token ids and back, exactly as Hugging Face tokenizers does it by a tokenizer.json and SentencePiece by its

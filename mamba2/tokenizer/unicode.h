@@ -6,12 +6,12 @@
 namespace mamba2 {
 
 // Properties of characters, as the tokenizers' regular expressions ask for them.
-bool is_letter(char32_t character);       ///< \p{L}
-bool is_number(char32_t character);       ///< \p{N}
-bool is_mark(char32_t character);         ///< \p{M}
-bool is_punctuation(char32_t character);  ///< \p{P} and ASCII's symbols
+bool is_letter(char32_t character);       ///< `\p{L}`
+bool is_number(char32_t character);       ///< `\p{N}`
+bool is_mark(char32_t character);         ///< `\p{M}`
+bool is_punctuation(char32_t character);  ///< `\p{P}` and ASCII's symbols
 bool is_whitespace(char32_t character);   ///< White_Space
-bool is_word(char32_t character);         ///< \w of UTS 18, annex C: Alphabetic, \p{M}, \p{Nd}, \p{Pc}, Join_Control
+bool is_word(char32_t character);  ///< `\w` of UTS 18, annex C: Alphabetic, `\p{M}`, `\p{Nd}`, `\p{Pc}`, Join_Control
 
 /// Appends the full lower case of a character, without context.
 void append_lowercase(std::string& out, char32_t character);
