@@ -189,12 +189,12 @@ void ForwardPass::describe_requests(Kept& kept) {
   // Of few different lengths, so that few steps differ in shape.
   constexpr std::size_t least = 64;
   const std::size_t width = std::bit_ceil(std::max(longest, least));
+  std::size_t end = 0;  // of a request's row
   for (const TokenRequest* request : requests_) {
     if (request->rule.repetition_penalty != 1)
       history.insert(history.end(), request->history.begin(), request->history.end());
-    history.resize((history.size() + width - 1) / width * width, -1);
+    history.resize(end += width, -1);
   }
-  history.resize(static_cast<std::size_t>(kept.for_choice) * width, -1);
   kept.history = history_.upload(backend_).reshape({kept.for_choice, static_cast<std::int64_t>(width)});
 }
 
