@@ -206,13 +206,17 @@ template <class F>
 void multiply_part(Part part, QuantizedRows x, std::int64_t rows, float* sums) {
   const std::int64_t bytes = bytes_of<F>(part.blocks), passes = rows / most_tile_rows;
   if (part.next != nullptr && passes > 1) part.next_lines = bytes / (passes * part.blocks * line) + 1;
-  const std::byte* const fetched = part.next + bytes;
+  std::int64_t to_fetch = bytes;
   auto tiles = [&](auto tile_rows) __attribute__((always_inline)) {
     for (; rows >= tile_rows; rows -= tile_rows) {
       multiply_tile<F, tile_rows>(part, x, sums);
       part.ahead = 0;
-      part.next += part.blocks * part.next_lines * line;
-      if (part.next >= fetched) part.next_lines = 0;
+      if (part.next_lines > 0) {
+        const std::int64_t fetched = part.blocks * part.next_lines * line;
+        part.next += fetched;
+        to_fetch -= fetched;
+        if (to_fetch <= 0) part.next_lines = 0;
+      }
       x.data += tile_rows * x.stride;
       sums += tile_rows * panel_rows;
     }

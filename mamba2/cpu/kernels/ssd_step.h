@@ -10,6 +10,10 @@
 namespace mamba2::cpu::MAMBA2_CPU_ISA {
 namespace {
 
+// The state is fetched so far ahead, beyond a head's end the next head's: by itself the processor stops at every page.
+// Past the end of memory this does nothing.
+constexpr std::int64_t state_bytes_ahead = 4096;
+
 /// What a token brings to its head.
 struct StepInput {
   std::int64_t token;
@@ -36,7 +40,7 @@ MAMBA2_INLINE void step_row(const ScanTask& t, const StepInput& in, std::int64_t
   std::int64_t n = 0;
   for (; n + lanes <= t.state_size; n += lanes) {
     draw_at(n);
-    __builtin_prefetch(reinterpret_cast<const char*>(row + n) + 4096, 1);
+    __builtin_prefetch(reinterpret_cast<const char*>(row + n) + state_bytes_ahead, 1);
     store_state<form>(row + n, update(load_state(row + n), load(in.B + n), load(in.C + n)), noise + n % noise_block);
   }
   const std::int64_t rest = t.state_size - n;
