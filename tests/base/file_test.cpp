@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "mamba2/base/error.h"
+#include "tests/resident_memory.h"
 #include "tests/temporary_folder.h"
 
 namespace mamba2 {
@@ -37,19 +38,6 @@ TEST_F(FileTest, AtomicFileAppearsOnlyOnCommit) {
   EXPECT_EQ(files(), 1U);
 }
 
-/// Bytes of files that this process has in memory.
-std::int64_t resident_file_bytes() {
-  std::ifstream status("/proc/self/status");
-  std::string word;
-  while (status >> word)
-    if (word == "RssFile:") {
-      std::int64_t kilobytes = 0;
-      status >> kilobytes;
-      return kilobytes * 1024;
-    }
-  return -1;
-}
-
 std::size_t sum_of(std::span<const std::byte> bytes) {
   std::size_t sum = 0;
   for (const std::byte value : bytes) sum += std::to_integer<std::size_t>(value);
@@ -62,9 +50,9 @@ TEST_F(FileTest, ReleasedPagesLeaveMemoryAndComeBackWhenRead) {
   const MappedFile file(path("model"));
   read_ahead(file.bytes());
   EXPECT_EQ(sum_of(file.bytes()), size * 'x');
-  const std::int64_t before = resident_file_bytes();
+  const std::int64_t before = test::resident_file_bytes();
   release_pages(file.bytes().subspan(begin, end - begin));
-  EXPECT_LT(resident_file_bytes(), before - static_cast<std::int64_t>(size / 2));
+  EXPECT_LT(test::resident_file_bytes(), before - static_cast<std::int64_t>(size / 2));
   EXPECT_EQ(sum_of(file.bytes()), size * 'x');
   for (const std::size_t less_than_a_page : {std::size_t{0}, std::size_t{1}, std::size_t{4095}})
     release_pages(file.bytes().subspan(begin, less_than_a_page));

@@ -1,8 +1,7 @@
 #include <gmock/gmock.h>
 
-#include <fstream>
-
 #include "support.h"
+#include "tests/resident_memory.h"
 
 /// Checkpoints that name, tie or shape their tensors in other ways, and those that are wrong.
 namespace mamba2 {
@@ -146,22 +145,12 @@ TEST_F(Load, OfAConfigFarLargerThanItsFileFailsByTheFirstTensorThatDoesNotFit) {
   EXPECT_THAT(error(tied_), HasSubstr("mixer.in_proj.weight' is (168, 32), expected (34000000032, 32)"));
 }
 
-/// Of the files that this process has mapped.
-std::int64_t resident_file_kilobytes() {
-  std::ifstream status("/proc/self/status");
-  std::string word;
-  while (status >> word && word != "RssFile:") continue;
-  std::int64_t kilobytes = 0;
-  status >> kilobytes;
-  return kilobytes;
-}
-
 TEST_F(Load, LeavesNoPagesOfTheFileInMemoryBesidePackedWeights) {
   const std::string folder = MAMBA2_SOURCE_DIR "/models/classics-5m";
-  const std::int64_t before = resident_file_kilobytes();
+  const std::int64_t before = test::resident_file_bytes();
   const Mamba2ForCausalLM model = test::open_lm(folder, "cpu", {.dtype = "q8_0"});
-  constexpr std::int64_t file_kilobytes = 11649240 / 1024;
-  EXPECT_LT(resident_file_kilobytes() - before, file_kilobytes / 2);
+  constexpr std::int64_t file_bytes = 11649240;
+  EXPECT_LT(test::resident_file_bytes() - before, file_bytes / 2);
 }
 
 TEST_F(Load, RefusesOptionsThatAreNone) {

@@ -51,7 +51,8 @@ constexpr std::int64_t line = 64;
 /// What blocks take in a panel.
 template <class F>
 constexpr std::int64_t bytes_of(std::int64_t blocks) {
-  return ((blocks + 1) / 2 * F::halves + blocks * F::quads_in_block) * 4 * panel_rows;
+  constexpr QuantizedLayout layout{F::elements, F::halves, true, F::quads_in_block, false, F::extras};
+  return panel_bytes(layout, blocks);
 }
 
 /// A group's share of a block's cache lines, `ahead` bytes further on.
