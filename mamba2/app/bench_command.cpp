@@ -1,7 +1,9 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "mamba2/app/commands.h"
 #include "mamba2/app/interrupt.h"
@@ -14,6 +16,7 @@
 #include "mamba2/cpu/isa.h"
 #include "mamba2/cuda/cuda_backend.h"
 #include "mamba2/generate/device_choice.h"
+#include "mamba2/generate/engine.h"
 #include "mamba2/generate/sampler.h"
 
 namespace mamba2::app {
@@ -22,8 +25,9 @@ namespace {
 struct BenchCommand {
   ModelOptions options;
   std::string shape;
-  std::vector<std::int64_t> prompts{512}, batches{1};
+  std::vector<std::int64_t> prompts{512}, batches{1}, pieces{0};
   std::int64_t generate = 64;
+  bool engine = false;
   int repeat = 3;
 
   void run();
@@ -39,12 +43,14 @@ constexpr std::int64_t tokens_before_decode = 16;
 /// Feeds sequences and takes the time.
 class Stopwatch {
  public:
-  Stopwatch(Mamba2ForCausalLM& model, std::int64_t slots) : model_(model), cache_(model.make_cache(slots)) {}
+  Stopwatch(Mamba2ForCausalLM& model, std::int64_t slots) : model_(model), slots_(slots) {}
 
   double seconds_of(const BenchRun& run) {
-    cache_.reset();
-    if (!run.decodes) return prefill(run.tokens, run.batch);
-    prefill(tokens_before_decode, run.batch);
+    if (run.phase == BenchPhase::engine) return through_engine(run.tokens, run.batch);
+    if (!cache_) cache_ = model_.make_cache(slots_);
+    cache_->reset();
+    if (run.phase == BenchPhase::prefill) return prefill(run.tokens, run.batch, run.piece);
+    prefill(tokens_before_decode, run.batch, run.piece);
     return decode(run.tokens, run.batch);
   }
 
@@ -52,14 +58,19 @@ class Stopwatch {
   using Clock = std::chrono::steady_clock;
   static double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-  double prefill(std::int64_t tokens, std::int64_t batch) {
+  std::vector<std::int32_t> prompt_of(std::int64_t tokens) const {
     std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
     for (std::size_t i = 0; i < ids.size(); ++i)
       ids[i] = static_cast<std::int32_t>(i * 7919 % static_cast<std::size_t>(model_.config().vocab_size));
+    return ids;
+  }
+
+  double prefill(std::int64_t tokens, std::int64_t batch, std::int64_t piece) {
+    const std::vector<std::int32_t> ids = prompt_of(tokens);
     inputs_.clear();
     for (std::int64_t b = 0; b < batch; ++b) inputs_.push_back({.input_ids = ids, .slot = b});
     const auto start = Clock::now();
-    model_.forward(inputs_, cache_, {}, output_);
+    model_.forward(inputs_, *cache_, {.piece_tokens = piece}, output_);
     return since(start);
   }
 
@@ -80,7 +91,7 @@ class Stopwatch {
   void decode_on_host(std::int64_t steps) {
     const auto vocab_size = static_cast<std::size_t>(model_.config().vocab_size);
     for (std::int64_t step = 0; step < steps; ++step) {
-      model_.forward(inputs_, cache_, {}, output_);
+      model_.forward(inputs_, *cache_, {}, output_);
       for (std::size_t b = 0; b < ids_.size(); ++b)
         ids_[b] = argmax(output_.logits.span<const float>().subspan(b * vocab_size, vocab_size));
       check_interrupt();
@@ -92,7 +103,7 @@ class Stopwatch {
     const TokenRequest greedy;
     for (SequenceInput& input : inputs_) input.next = &greedy;
     for (std::int64_t step = 0; step < steps; ++step) {
-      model_.start(inputs_, cache_);
+      model_.start(inputs_, *cache_, output_);
       if (step == 0)
         ids_.assign(ids_.size(), chosen_token);
       else
@@ -107,8 +118,27 @@ class Stopwatch {
     check_interrupt();
   }
 
+  /// From the first request to the last token.
+  double through_engine(std::int64_t tokens, std::int64_t batch) {
+    cache_.reset();  // the engine has one of its own
+    Engine engine(model_, {.slots = batch});
+    std::exception_ptr error;
+    const auto start = Clock::now();
+    for (std::int64_t b = 0; b < batch; ++b) {
+      Request request;
+      request.prompt_ids = prompt_of(tokens_before_decode);
+      request.config.max_new_tokens = tokens;
+      request.on_end = [&error](const SequenceEnd& end) { error = error ? error : end.error; };
+      engine.submit(std::move(request));
+    }
+    while (engine.step()) check_interrupt();
+    if (error) std::rethrow_exception(error);
+    return since(start);
+  }
+
   Mamba2ForCausalLM& model_;
-  Mamba2Cache cache_;
+  std::int64_t slots_;
+  std::optional<Mamba2Cache> cache_;
   std::vector<SequenceInput> inputs_;
   std::vector<std::int32_t> ids_, tokens_;
   ForwardOutput output_;
@@ -139,7 +169,8 @@ Measured measure(Mamba2ForCausalLM& model, std::span<const BenchRun> runs, int t
   if (!on_host) measure_machine();
   // A device takes memory and plans its products for each shape the first time.
   for (const BenchRun& run : runs)
-    stopwatch.seconds_of({run.decodes, on_host ? std::min<std::int64_t>(run.tokens, 2) : run.tokens, run.batch});
+    stopwatch.seconds_of(
+        {run.phase, on_host ? std::min<std::int64_t>(run.tokens, 2) : run.tokens, run.batch, run.piece});
   for (int i = 0; i < repeat; ++i) {
     if (on_host) measure_machine();
     for (std::size_t r = 0; r < runs.size(); ++r) {
@@ -153,15 +184,18 @@ Measured measure(Mamba2ForCausalLM& model, std::span<const BenchRun> runs, int t
 }
 
 Json json_of(const BenchRun& run, const RunCost& cost, double seconds, double share) {
-  return {{"phase", run.decodes ? "decode" : "prefill"},
-          {"tokens", run.tokens},
-          {"batch", run.batch},
-          {"tokens_per_s", static_cast<double>(run.tokens * run.batch) / seconds},
-          {"ms", seconds * 1e3},
-          {"weight_bytes", cost.weight_bytes},
-          {"state_bytes", cost.state_bytes},
-          {"gb_per_s", cost.total_bytes / seconds * 1e-9},
-          {"share_of_limit", share}};
+  constexpr const char* names[] = {"prefill", "decode", "engine"};
+  Json json = {{"phase", names[static_cast<std::size_t>(run.phase)]},
+               {"tokens", run.tokens},
+               {"batch", run.batch},
+               {"tokens_per_s", static_cast<double>(run.tokens * run.batch) / seconds},
+               {"ms", seconds * 1e3},
+               {"weight_bytes", cost.weight_bytes},
+               {"state_bytes", cost.state_bytes},
+               {"gb_per_s", cost.total_bytes / seconds * 1e-9},
+               {"share_of_limit", share}};
+  if (run.piece > 0) json["piece"] = run.piece;
+  return json;
 }
 
 Json json_of(const MachineLimits& limits, int threads) {
@@ -185,11 +219,14 @@ void print_table(const Json& machine, std::string_view device, const Json& runs)
                   rates["s8"].get<double>()));
   print(fmt::format("{:8} {:>7} {:>6} {:>12} {:>11} {:>8} {:>13}\n", "phase", "tokens", "batch", "tokens/s", "ms",
                     "GB/s", "of the limit"));
-  for (const Json& run : runs)
-    print(fmt::format("{:8} {:7} {:6} {:12.1f} {:11.2f} {:8.1f} {:11.1f} %\n", run["phase"].get<std::string>(),
+  for (const Json& run : runs) {
+    const std::string piece =
+        run.contains("piece") ? fmt::format("  in pieces of {}", run["piece"].get<std::int64_t>()) : "";
+    print(fmt::format("{:8} {:7} {:6} {:12.1f} {:11.2f} {:8.1f} {:11.1f} %{}\n", run["phase"].get<std::string>(),
                       run["tokens"].get<std::int64_t>(), run["batch"].get<std::int64_t>(),
                       run["tokens_per_s"].get<double>(), run["ms"].get<double>(), run["gb_per_s"].get<double>(),
-                      run["share_of_limit"].get<double>() * 100));
+                      run["share_of_limit"].get<double>() * 100, piece));
+  }
 }
 
 Mamba2ForCausalLM BenchCommand::open_model() const {
@@ -201,8 +238,11 @@ Mamba2ForCausalLM BenchCommand::open_model() const {
 std::vector<BenchRun> BenchCommand::planned_runs() const {
   std::vector<BenchRun> runs;
   for (const std::int64_t batch : batches) {
-    for (const std::int64_t tokens : prompts) runs.push_back({.decodes = false, .tokens = tokens, .batch = batch});
-    if (generate > 0) runs.push_back({.decodes = true, .tokens = generate, .batch = batch});
+    for (const std::int64_t tokens : prompts)
+      for (const std::int64_t piece : pieces)
+        runs.push_back({.phase = BenchPhase::prefill, .tokens = tokens, .batch = batch, .piece = piece});
+    if (generate > 0) runs.push_back({.phase = BenchPhase::decode, .tokens = generate, .batch = batch});
+    if (generate > 0 && engine) runs.push_back({.phase = BenchPhase::engine, .tokens = generate, .batch = batch});
   }
   return runs;
 }
@@ -217,7 +257,7 @@ void BenchCommand::run() {
   const ModelCost model_cost = cost_of(model);
   Json rows = Json::array();
   for (std::size_t r = 0; r < runs.size(); ++r) {
-    const RunCost cost = cost_of(runs[r], model_cost, runs[r].decodes ? tokens_before_decode : 0);
+    const RunCost cost = cost_of(runs[r], model_cost, runs[r].decodes() ? tokens_before_decode : 0);
     const double share = limit_seconds(cost, model_cost.matrix_dtype, measured.limits) / measured.seconds[r];
     rows.push_back(json_of(runs[r], cost, measured.seconds[r], share));
   }
@@ -244,8 +284,12 @@ void add_bench(CLI::App& app) {
         }
       });
   command->add_option("--prompt", state->prompts, "Tokens to prefill")->delimiter(',')->check(CLI::Range(1, 1 << 24));
+  command->add_option("--piece", state->pieces, "Tokens that go through the layers at a time; 0: the device's choice")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1 << 24));
   command->add_option("--batch", state->batches, "Sequences side by side")->delimiter(',')->check(CLI::Range(1, 4096));
   command->add_option("--generate", state->generate, "Tokens to decode")->check(CLI::Range(0, 1 << 24));
+  command->add_flag("--engine", state->engine, "Decode as requests to the engine of continuous batching too");
   command->add_option("--repeat", state->repeat, "Runs; the median counts")->check(CLI::Range(1, 1000));
   add_model_options(*command, state->options);
   command->footer(

@@ -43,8 +43,8 @@ ModelCost cost_of(const Mamba2ForCausalLM& model) {
 }
 
 RunCost cost_of(const BenchRun& run, const ModelCost& model, std::int64_t before) {
-  const std::int64_t passes = run.decodes ? run.tokens : 1;
-  const std::int64_t tokens_a_pass = run.decodes ? run.batch : run.batch * run.tokens;
+  const std::int64_t passes = run.decodes() ? run.tokens : 1;
+  const std::int64_t tokens_a_pass = run.decodes() ? run.batch : run.batch * run.tokens;
   const std::int64_t heads_a_pass = run.batch;
   const std::int64_t mean_length = before + run.tokens / 2;
   RunCost cost;

@@ -19,11 +19,20 @@ struct ModelCost {
 };
 ModelCost cost_of(const Mamba2ForCausalLM& model);
 
+enum class BenchPhase : std::uint8_t {
+  prefill,
+  decode,
+  engine  ///< as many tokens as decode, for requests to an Engine, from a short prompt on
+};
+
 /// One timed thing: a prompt of `tokens` tokens, or so many steps of one token, for `batch` sequences together.
 struct BenchRun {
-  bool decodes = false;
+  BenchPhase phase = BenchPhase::prefill;
   std::int64_t tokens = 0;
   std::int64_t batch = 1;
+  std::int64_t piece = 0;  ///< tokens that go through the layers at a time; 0: the model's choice
+
+  bool decodes() const { return phase != BenchPhase::prefill; }
 };
 
 /// Of a run: per step where it decodes, of all where it is a prompt.

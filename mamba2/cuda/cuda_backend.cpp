@@ -9,6 +9,7 @@
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/context.h"
 #include "mamba2/cuda/fingerprint.h"
+#include "mamba2/cuda/piece_tokens.h"
 #include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
@@ -24,6 +25,9 @@ class CudaBackend : public Backend {
   std::string_view name() const override { return "cuda"; }
   Device device() const override { return {.kind = DeviceKind::cuda}; }
   DType activation_dtype() const override { return DType::f32; }
+  std::int64_t piece_tokens(std::int64_t bytes_per_token) override {
+    return cuda::piece_tokens(bytes_per_token, static_cast<std::int64_t>(settled().memory.free_bytes()));
+  }
 
   std::unique_ptr<PreparedWeight> prepare(WeightRole role, const Tensor& host, DType held_as) override;
 

@@ -94,6 +94,15 @@ void Memory::free(void* memory) noexcept {
   if (cudaFreeAsync(memory, stream_) != cudaSuccess) (void)cudaGetLastError();
 }
 
+std::size_t Memory::free_bytes() {
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "ask for free memory");
+  std::uint64_t reserved = 0, used = 0;
+  check(cudaMemPoolGetAttribute(pool(), cudaMemPoolAttrReservedMemCurrent, &reserved), "ask the memory pool");
+  check(cudaMemPoolGetAttribute(pool(), cudaMemPoolAttrUsedMemCurrent, &used), "ask the memory pool");
+  return free + (reserved - std::min(used, reserved));
+}
+
 bool Memory::stage(const Tensor& host, const Tensor& device) {
   if (host.elements() == 0 || !host.contiguous() || !device.contiguous() || host.bytes() > most_staged) return false;
   if (staged_ + host.bytes() > staging_bytes) {

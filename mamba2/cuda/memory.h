@@ -24,6 +24,8 @@ class Memory {
   /// allocated already stays usable.
   void* allocate(std::size_t bytes);
   void free(void* memory) noexcept;
+  /// What allocate() could still give: the device's free memory, and the pool's that nobody has.
+  static std::size_t free_bytes();
 
   /// Equal shapes and dtypes; dimensions but the innermost may be strided.  from_host returns when the host's memory
   /// may be reused, to_host when it holds the result.

@@ -9,10 +9,6 @@
 namespace mamba2 {
 namespace {
 
-/// Tokens that go through the layers at a time: enough for a matrix product to run at its full rate, few enough that
-/// work space stays small beside the weights.
-constexpr std::int64_t piece_tokens = 1024;
-
 /// Bytes of logits that are made on the device at a time: 333 rows of a 50 288-word vocabulary in f32, so the rows of a
 /// large decode batch are projected together and the head is read once.
 constexpr std::int64_t logits_bytes = std::int64_t{64} << 20;
@@ -41,6 +37,12 @@ void reuse(HostTensor& tensor, DType dtype, const Shape& shape) {
 
 }  // namespace
 
+ForwardPass::ForwardPass(const Mamba2Config& config, const ModelWeights& weights, Backend& backend)
+    : config_(config),
+      weights_(weights),
+      backend_(backend),
+      piece_tokens_(backend.piece_tokens(activation_bytes_per_token(config, backend))) {}
+
 void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache) {
   require(cache.layers() == config_.num_hidden_layers, "the cache was made for {} layers, the model has {}",
           cache.layers(), config_.num_hidden_layers);
@@ -68,24 +70,40 @@ void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Ca
   }
 }
 
-/// What sequences that ask for a token, or go on from one chosen, must fulfil.
+/// What sequences that ask for a token, or go on from one chosen, must fulfil; and which chosen one each goes on from.
 void ForwardPass::check_tokens(std::span<const SequenceInput> sequences) {
-  std::size_t going_on = 0;
+  going_on_.clear();
+  auto next = chosen_slots_.begin();  // mostly they come in the order of the call before
   for (const SequenceInput& sequence : sequences) {
-    if (continues(sequence)) ++going_on;
+    going_on_.push_back(known_to_host);
+    if (continues(sequence)) {
+      auto found = std::find(next, chosen_slots_.end(), sequence.slot);
+      if (found == chosen_slots_.end()) found = std::find(chosen_slots_.begin(), next, sequence.slot);
+      require(found != chosen_slots_.end() && *found == sequence.slot,
+              "slot {} goes on from a token that the call before did not choose", sequence.slot);
+      going_on_.back() = found - chosen_slots_.begin();
+      next = found + 1;
+    }
     if (sequence.next == nullptr) continue;
     require(backend_.chooses_tokens(), "the {} backend does not choose tokens", backend_.name());
     require(tokens_of(sequence, config_.hidden_size) > 0, "slot {} asks for a token and feeds none", sequence.slot);
   }
-  if (going_on == 0) return;
-  bool same =
-      going_on == sequences.size() && sequences.size() == chosen_slots_.size() && std::ssize(sequences) <= piece_tokens;
-  for (std::size_t i = 0; same && i < sequences.size(); ++i) same = sequences[i].slot == chosen_slots_[i];
-  require(same, "{} of {} sequences go on from tokens that the call before did not choose for the same slots", going_on,
-          sequences.size());
 }
 
-/// A piece holds whole sequences where they fit.  Longer ones are cut at multiples of piece_tokens from where they
+/// Puts the tokens that sequences go on from where they stay until every piece has read them.
+void ForwardPass::carry_tokens() {
+  const std::int64_t count = std::ssize(chosen_slots_);
+  all_go_on_ = !going_on_.empty() && std::ssize(going_on_) == count && count <= most_tokens_;
+  for (std::size_t i = 0; all_go_on_ && i < going_on_.size(); ++i)
+    all_go_on_ = going_on_[i] == static_cast<std::int64_t>(i);
+  const bool any = std::ranges::any_of(going_on_, [](std::int64_t place) { return place != known_to_host; });
+  if (all_go_on_ || !any) return;
+  if (carried_.view.empty() || carried_.view.size(0) < count)
+    carried_ = backend_.allocate(DType::i32, {std::max<std::int64_t>(64, 2 * count)});
+  backend_.copy(tokens_.view.slice(0, 0, count), carried_.view.slice(0, 0, count));
+}
+
+/// A piece holds whole sequences where they fit.  Longer ones are cut at multiples of most_tokens_ from where they
 /// begin in this call, never where a neighbour leaves room, since where a sequence is cut can change its results by
 /// rounding.
 void ForwardPass::split(std::span<const SequenceInput> sequences) {
@@ -97,10 +115,10 @@ void ForwardPass::split(std::span<const SequenceInput> sequences) {
   for (std::size_t s = 0; s < sequences.size(); ++s) {
     const std::int64_t tokens = tokens_of(sequences[s], config_.hidden_size);
     for (std::int64_t begin = 0; begin < tokens;) {
-      const std::int64_t count = whole ? tokens : std::min(piece_tokens, tokens - begin);
+      const std::int64_t count = whole ? tokens : std::min(most_tokens_, tokens - begin);
       if (count > room) {
         if (!segments_.empty()) piece_ends_.push_back(segments_.size());
-        room = std::max(piece_tokens, count);
+        room = std::max(most_tokens_, count);
       }
       segments_.push_back({s, begin, count, row});
       begin += count;
@@ -111,23 +129,38 @@ void ForwardPass::split(std::span<const SequenceInput> sequences) {
   if (!segments_.empty()) piece_ends_.push_back(segments_.size());
 }
 
-void ForwardPass::embed(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
-                        const Tensor& hidden) {
-  if (continues(sequences[piece.front().sequence])) {
-    const Tensor ids = tokens_.view.slice(0, 0, static_cast<std::int64_t>(piece.size()));
-    backend_.run(Embedding{.ids = ids, .weight = weights_.embeddings.get(), .out = hidden});
-    return;
-  }
+/// The ids of a piece, on the device: from the host, and where only the device knows them from there.
+Tensor ForwardPass::ids_of(std::span<const SequenceInput> sequences, std::span<const Segment> piece) {
+  if (all_go_on_) return tokens_.view.slice(0, 0, static_cast<std::int64_t>(piece.size()));
   ids_.values.clear();
   for (const Segment& segment : piece) {
     const SequenceInput& sequence = sequences[segment.sequence];
     const auto begin = sequence.input_ids.begin() + segment.begin;
-    if (sequence.inputs_embeds.empty())
+    if (sequence.inputs_embeds.empty() && !continues(sequence))
       ids_.values.insert(ids_.values.end(), begin, begin + segment.count);
     else
-      ids_.values.insert(ids_.values.end(), static_cast<std::size_t>(segment.count), 0);  // overwritten below
+      ids_.values.insert(ids_.values.end(), static_cast<std::size_t>(segment.count), 0);  // overwritten later
   }
-  backend_.run(Embedding{.ids = ids_.upload(backend_), .weight = weights_.embeddings.get(), .out = hidden});
+  const Tensor ids = ids_.upload(backend_);
+  std::int64_t row = 0;
+  for (std::size_t i = 0; i < piece.size();) {
+    const std::int64_t place = going_on_[piece[i].sequence];
+    if (place == known_to_host) {
+      row += piece[i++].count;
+      continue;
+    }
+    std::int64_t together = 1;  // that stand side by side here and there: a token each
+    while (++i < piece.size() && going_on_[piece[i].sequence] == place + together) ++together;
+    backend_.copy(carried_.view.slice(0, place, together), ids.slice(0, row, together));
+    ids_.forget();
+    row += together;
+  }
+  return ids;
+}
+
+void ForwardPass::embed(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
+                        const Tensor& hidden) {
+  backend_.run(Embedding{.ids = ids_of(sequences, piece), .weight = weights_.embeddings.get(), .out = hidden});
   std::int64_t row = 0;
   for (const Segment& segment : piece) {
     const SequenceInput& sequence = sequences[segment.sequence];
@@ -268,7 +301,7 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
   const Batch batch = describe(sequences, piece, cache);
   const Kept kept = head != nullptr ? find_kept(sequences, piece, batch) : Kept{};
   if (batch.tokens > activations_.tokens)  // doubling: a batch that sequences join one by one seldom grows it
-    make_room(activations_, std::max(batch.tokens, std::min(piece_tokens, 2 * activations_.tokens)), config_, backend_);
+    make_room(activations_, std::max(batch.tokens, std::min(most_tokens_, 2 * activations_.tokens)), config_, backend_);
 
   const std::int64_t first_row = piece.front().first_row;
   const Tensor hidden = activations_.hidden.view.slice(0, 0, batch.tokens);
@@ -296,6 +329,8 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
 
 void ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options,
                       const PreparedWeight* head, ForwardOutput& output) {
+  require(options.piece_tokens >= 0, "piece_tokens is {}, expected 0 or more", options.piece_tokens);
+  most_tokens_ = options.piece_tokens > 0 ? options.piece_tokens : piece_tokens_;
   check(sequences, cache);
   check_tokens(sequences);
   std::int64_t tokens = 0, kept = 0, longest = 0, chosen = 0;
@@ -317,6 +352,7 @@ void ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2Cache& cac
   output.hidden_states.resize(options.output_hidden_states ? static_cast<std::size_t>(config_.num_hidden_layers) + 1
                                                            : 0);
   for (HostTensor& states : output.hidden_states) reuse(states, dtype, {tokens, config_.hidden_size});
+  carry_tokens();
   if (chosen > 0 && (tokens_.view.empty() || tokens_.view.size(0) < chosen))
     tokens_ = backend_.allocate(DType::i32, {std::max<std::int64_t>(64, 2 * chosen)});
   logits_done_ = 0;
@@ -331,8 +367,8 @@ void ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2Cache& cac
     throw;
   }
   if (chosen > 0) unfinished_.push_back(chosen);
-  if (chosen < std::ssize(sequences)) return;
-  for (const SequenceInput& sequence : sequences) chosen_slots_.push_back(sequence.slot);
+  for (const SequenceInput& sequence : sequences)
+    if (sequence.next != nullptr) chosen_slots_.push_back(sequence.slot);
 }
 
 void ForwardPass::run_pieces(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const PreparedWeight* head,

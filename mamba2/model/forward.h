@@ -17,8 +17,10 @@ namespace mamba2 {
 /// allocates nothing.
 class ForwardPass {
  public:
-  ForwardPass(const Mamba2Config& config, const ModelWeights& weights, Backend& backend)
-      : config_(config), weights_(weights), backend_(backend) {}
+  ForwardPass(const Mamba2Config& config, const ModelWeights& weights, Backend& backend);
+
+  /// Tokens that go through the layers at a time, where a call asks for nothing else.
+  std::int64_t piece_tokens() const { return piece_tokens_; }
 
   /// head: null for no logits.  Tensors of output that have the right shape already are written in place.
   /// Tokens that sequences ask for are under way when it returns.
@@ -47,12 +49,14 @@ class ForwardPass {
 
   void check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache);
   void check_tokens(std::span<const SequenceInput> sequences);
+  void carry_tokens();
   void run_pieces(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const PreparedWeight* head,
                   ForwardOutput& output);
   void split(std::span<const SequenceInput> sequences);
   Batch describe(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Mamba2Cache& cache);
   void run_piece(std::span<const SequenceInput> sequences, std::span<const Segment> piece, Mamba2Cache& cache,
                  const PreparedWeight* head, ForwardOutput& output);
+  Tensor ids_of(std::span<const SequenceInput> sequences, std::span<const Segment> piece);
   void embed(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Tensor& hidden);
   Kept find_kept(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Batch& batch);
   void describe_requests(Kept& kept);
@@ -63,6 +67,8 @@ class ForwardPass {
   const Mamba2Config& config_;
   const ModelWeights& weights_;
   Backend& backend_;
+  const std::int64_t piece_tokens_;
+  std::int64_t most_tokens_ = 0;  // of a piece of this call
   std::vector<bool> named_slots_;
   std::vector<Segment> segments_;        // of all pieces, end to end
   std::vector<std::size_t> piece_ends_;  // in segments_
@@ -74,8 +80,12 @@ class ForwardPass {
   std::int64_t logits_done_ = 0;
   DeviceTensor tokens_;  // (rows) i32: chosen by the last call
   std::int64_t tokens_done_ = 0;
-  std::vector<std::int64_t> chosen_slots_;  // whose tokens tokens_ holds, where the call chose one for every sequence
-  std::deque<std::int64_t> unfinished_;     // tokens of each download under way
+  std::vector<std::int64_t> chosen_slots_;  // whose tokens tokens_ holds
+  static constexpr std::int64_t known_to_host = -1;
+  std::vector<std::int64_t> going_on_;   // place in chosen_slots_ of the token that each sequence goes on from
+  bool all_go_on_ = false;               // from all of them, in order and in one piece: tokens_ are the ids
+  DeviceTensor carried_;                 // else a copy of tokens_, which the choices of this call overwrite
+  std::deque<std::int64_t> unfinished_;  // tokens of each download under way
 };
 
 }  // namespace mamba2

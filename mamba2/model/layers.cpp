@@ -93,28 +93,42 @@ void forward_mlp(const MlpWeights& w, const Mamba2Config& c, const Activations& 
   backend.run(Linear{.x = rows(a.mlp_out), .weight = w.fc2.get(), .bias = w.fc2_bias, .add = hidden, .out = hidden});
 }
 
+/// Calls visit(buffer, width) for those that a model needs.
+template <class Visit>
+void for_each_buffer(Activations& a, const Mamba2Config& c, Visit&& visit) {
+  visit(a.hidden, c.hidden_size);
+  visit(a.normed, c.hidden_size);
+  visit(a.projected, c.in_proj_size());
+  visit(a.xBC, c.conv_dim());
+  visit(a.dt, c.num_heads);
+  visit(a.y, c.intermediate_size());
+  visit(a.mixed, c.mixer_mlp_size + c.intermediate_size());
+  if (c.has_attention()) {
+    visit(a.qkv, c.attention_qkv_size());
+    if (c.attention_conv_kernel > 0) visit(a.qkv_conv, c.attention_qkv_size());
+    visit(a.attended, c.num_attention_heads * c.attention_head_dim);
+  }
+  if (c.has_mlp()) {
+    visit(a.mlp_in, 2 * c.padded_mlp_size());
+    visit(a.mlp_out, c.padded_mlp_size());
+  }
+}
+
 }  // namespace
+
+std::int64_t activation_bytes_per_token(const Mamba2Config& c, const Backend& backend) {
+  Activations none;
+  std::int64_t elements = 0;
+  for_each_buffer(none, c, [&](const DeviceTensor&, std::int64_t width) { elements += width; });
+  return static_cast<std::int64_t>(bytes_for(backend.activation_dtype(), elements));
+}
 
 void make_room(Activations& a, std::int64_t tokens, const Mamba2Config& c, Backend& backend) {
   if (tokens <= a.tokens) return;
   const DType dtype = backend.activation_dtype();
-  auto make = [&](DeviceTensor& tensor, std::int64_t width) { tensor = backend.allocate(dtype, {tokens, width}); };
-  make(a.hidden, c.hidden_size);
-  make(a.normed, c.hidden_size);
-  make(a.projected, c.in_proj_size());
-  make(a.xBC, c.conv_dim());
-  make(a.dt, c.num_heads);
-  make(a.y, c.intermediate_size());
-  make(a.mixed, c.mixer_mlp_size + c.intermediate_size());
-  if (c.has_attention()) {
-    make(a.qkv, c.attention_qkv_size());
-    if (c.attention_conv_kernel > 0) make(a.qkv_conv, c.attention_qkv_size());
-    make(a.attended, c.num_attention_heads * c.attention_head_dim);
-  }
-  if (c.has_mlp()) {
-    make(a.mlp_in, 2 * c.padded_mlp_size());
-    make(a.mlp_out, c.padded_mlp_size());
-  }
+  for_each_buffer(a, c, [&](DeviceTensor& buffer, std::int64_t width) {
+    buffer = backend.allocate(dtype, {tokens, width});
+  });
   a.tokens = tokens;
 }
 

@@ -24,6 +24,9 @@ struct Activations {
   DeviceTensor mlp_out;     ///< (tokens, padded_mlp_size)
 };
 
+/// Bytes that the buffers take for a token.
+std::int64_t activation_bytes_per_token(const Mamba2Config& config, const Backend& backend);
+
 /// Allocates the buffers for so many tokens, unless they have them already.
 void make_room(Activations& activations, std::int64_t tokens, const Mamba2Config& config, Backend& backend);
 

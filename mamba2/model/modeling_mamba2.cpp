@@ -113,6 +113,10 @@ std::string Mamba2Model::path() const {
   return parts_->path;
 }
 
+std::int64_t Mamba2Model::piece_tokens() const {
+  return parts_->pass->piece_tokens();
+}
+
 Mamba2Cache Mamba2Model::make_cache(std::int64_t slots) const {
   return {parts_->config, *parts_->backend, slots, parts_->state.dtype, parts_->state.rounding};
 }
@@ -151,11 +155,8 @@ void Mamba2ForCausalLM::forward(std::span<const SequenceInput> sequences, Mamba2
   pass.finish(output.next_tokens);
 }
 
-void Mamba2ForCausalLM::start(std::span<const SequenceInput> sequences, Mamba2Cache& cache) {
-  for (const SequenceInput& sequence : sequences)
-    require(sequence.next != nullptr, "slot {} does not ask for a token", sequence.slot);
-  ForwardOutput none;
-  model_.parts_->pass->run(sequences, cache, {}, model_.weights().head(), none);
+void Mamba2ForCausalLM::start(std::span<const SequenceInput> sequences, Mamba2Cache& cache, ForwardOutput& output) {
+  model_.parts_->pass->run(sequences, cache, {}, model_.weights().head(), output);
 }
 
 void Mamba2ForCausalLM::finish(std::vector<std::int32_t>& next_tokens) {

@@ -26,15 +26,10 @@ struct LoadOptions {
   std::string state_dtype = "f32";  ///< of ssm_state: f32, bf16 (rounded to nearest), bf16-stochastic
   std::string gated_norm = "auto";  ///< "auto" (the config's, else grouped), "grouped", "ungrouped"
   int threads = 0;                  ///< 0: one a core
-  bool deterministic = false;       ///< equal bits whatever the batch and the split of a prompt
+  bool deterministic = false;       ///< as in DeviceOptions
 };
 
-/// Stands for the token that the call before chose for a sequence, whose id is on the device and need not be known on
-/// the host: all sequences of a call have it or none, and it names the slots of the call before in their order, each of
-/// which asked for a token.
-inline constexpr std::int32_t chosen_token = -1;
-
-/// Tokens of one sequence to feed now.
+/// Tokens of one sequence to feed now; {chosen_token} is what the call before chose for the slot.
 struct SequenceInput {
   std::span<const std::int32_t> input_ids = {};
   /// (tokens, hidden_size) in the place of input_ids, or empty.
@@ -48,6 +43,7 @@ inline constexpr std::int64_t all_positions = -1;
 struct ForwardOptions {
   bool output_hidden_states = false;      ///< the residual stream after each layer, and before the first
   bool output_last_hidden_state = false;  ///< after the final norm
+  std::int64_t piece_tokens = 0;          ///< that go through the layers at a time; 0: the model's piece_tokens()
 };
 
 /// Host tensors in the backend's activation dtype (f32; f64 for the reference in double).
@@ -79,6 +75,8 @@ class Mamba2Model {
   const TensorSource& source() const;
   const ModelWeights& weights() const;
   std::string path() const;
+  /// Tokens of a prompt that go through the layers at a time, by the backend and its memory when the model was loaded.
+  std::int64_t piece_tokens() const;
 
   /// Zeroed state for so many sequences.
   Mamba2Cache make_cache(std::int64_t slots) const;
@@ -118,9 +116,10 @@ class Mamba2ForCausalLM {
   /// decode loop allocates nothing.
   void forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options,
                ForwardOutput& output);
-  /// Asks for a forward pass of sequences that each want a token, and does not wait for it: finish() gives the tokens
-  /// of the oldest one.  So a next pass may be under way (chosen_token) while the host looks at the last one's tokens.
-  void start(std::span<const SequenceInput> sequences, Mamba2Cache& cache);
+  /// The same without waiting for the tokens that sequences want: finish() gives those of the oldest pass that has any.
+  /// So a next pass may be under way (chosen_token) while the host looks at the last one's tokens.  Logits are waited
+  /// for.
+  void start(std::span<const SequenceInput> sequences, Mamba2Cache& cache, ForwardOutput& output);
   void finish(std::vector<std::int32_t>& next_tokens);
 
   /// Writes config.json and safetensors in merged Hugging Face form where it can hold the model, in the fork's where

@@ -23,6 +23,10 @@ Buffer::~Buffer() {
   if (memory_ != nullptr) owner_->free_bytes(memory_, bytes_);
 }
 
+std::int64_t Backend::piece_tokens(std::int64_t) {
+  return 1024;
+}
+
 DeviceTensor Backend::allocate(DType dtype, const Shape& shape) {
   const std::size_t bytes = bytes_for(dtype, shape.elements());
   DeviceTensor made;

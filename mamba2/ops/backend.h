@@ -68,6 +68,9 @@ class Backend {
   virtual Device device() const = 0;
   /// Of hidden states, logits and, unless asked otherwise, the state: f32, and f64 for the reference in double.
   virtual DType activation_dtype() const = 0;
+  /// Tokens of a prompt that should go through a model's layers at a time, where a token's buffers take so many bytes:
+  /// enough for matrix products to run at their full rate, few enough that work space stays small beside the weights.
+  virtual std::int64_t piece_tokens(std::int64_t bytes_per_token);
 
   /// Takes a host matrix (rows, columns) of any floating dtype.  held_as is what its elements are to be multiplied as;
   /// throws Error naming the dtypes where the backend can't.  The host memory must stay for the result's lifetime.
@@ -137,7 +140,9 @@ class Backend {
 struct DeviceOptions {
   std::string device = "auto";  ///< "auto", "reference", "cpu", "cuda"
   int threads = 0;              ///< 0: one a core
-  bool deterministic = false;   ///< equal bits whatever the batch and the split of a prompt
+  /// On the host: equal bits whatever the batch and the split of a prompt.  On cuda: everything in f32; equal bits for
+  /// up to eight sequences that decode together, to rounding otherwise.
+  bool deterministic = false;
 };
 
 /// Opens a backend.  Defined by the composition root (mamba2/devices), the one place that knows them all.

@@ -27,6 +27,9 @@ struct TokenRequest {
   std::span<const std::int32_t> history;  ///< the sequence's tokens, where rule has a repetition penalty
 };
 
+/// Stands for a token that was chosen for a sequence, whose id is on the device and need not be known on the host.
+inline constexpr std::int32_t chosen_token = -1;
+
 /// What stands in the place of a token where none can be chosen.
 enum TokenRefusal : std::int32_t { score_is_nan = -1, all_ruled_out = -2, score_is_infinite = -3 };
 

@@ -44,6 +44,24 @@ TEST(Bench, CountsEveryWeightOnceAndTheStateReadAndWritten) {
   EXPECT_EQ(at(run_json(widened)[0]["runs"][1], "weight_bytes"), 24 * (4 * matrices + vectors) + 4 * 768 + 4 * head);
 }
 
+TEST(Bench, TimesTheEngineBesideDecode) {
+  const Json runs = run_json({"bench", "--shape", "130m", "--prompt", "4", "--generate", "2", "--batch", "2",
+                              "--engine", "--repeat", "1"})[0]["runs"];
+  ASSERT_EQ(runs.size(), 3U);
+  EXPECT_EQ(runs[2]["phase"], "engine");
+  EXPECT_EQ(at(runs[2], "state_bytes"), at(runs[1], "state_bytes"));
+  EXPECT_GT(runs[2]["tokens_per_s"], 0);
+}
+
+TEST(Bench, TimesAPromptInPiecesOfEachLengthAskedFor) {
+  const Json runs = run_json(
+      {"bench", "--shape", "130m", "--prompt", "9", "--piece", "0,4", "--generate", "0", "--repeat", "1"})[0]["runs"];
+  ASSERT_EQ(runs.size(), 2U);
+  EXPECT_FALSE(runs[0].contains("piece"));
+  EXPECT_EQ(at(runs[1], "piece"), 4);
+  expect_error(mamba2_command({"bench", "--shape", "130m", "--piece", "-1"}), 2, {"--piece"});
+}
+
 TEST(Bench, NamesAnUnknownShape) {
   expect_error(mamba2_command({"bench", "--shape", "13b"}), 2, {"13b", "130m"});
 }
