@@ -12,7 +12,7 @@ namespace mamba2 {
 /// Tokens of one row to feed now.
 struct DecoderInput {
   std::int64_t row = 0;
-  std::span<const std::int32_t> ids;  ///< one at least
+  std::span<const std::int32_t> ids;  ///< one at least; {chosen_token}: what the feed() before chose for the row
   bool wants_logits = true;
   const TokenRequest* next = nullptr;  ///< set: a token is asked for and no logits; where the decoder chooses tokens
 };
@@ -30,6 +30,8 @@ class Decoder {
   virtual ~Decoder() = default;
 
   virtual std::int64_t vocab_size() const = 0;
+  /// Tokens of a prompt that it works on at a time.
+  virtual std::int64_t piece_tokens() const { return 1024; }
   /// Whether a prompt fed in parts gives what it gives as a whole, but for rounding.
   virtual bool splittable() const { return true; }
   /// Makes so many rows, each before its first token; earlier ones are gone.
@@ -45,12 +47,14 @@ class Decoder {
   /// Row i becomes what row sources[i] was, for all rows.
   virtual void reorder(std::span<const std::int64_t> sources) = 0;
   /// Feeds each named row its tokens.  Returns the logits after the last token of each input that wants them, in their
-  /// order (inputs, vocab_size); the caller may write to them, the next feed() ends them.
+  /// order (inputs, vocab_size); the caller may write to them, the next feed() ends them.  Tokens that inputs ask for
+  /// are under way when it returns.
   virtual std::span<float> feed(std::span<const DecoderInput> inputs) = 0;
   /// Whether inputs may ask for tokens.
   virtual bool chooses_tokens() const { return false; }
-  /// What the last feed() chose, or a TokenRefusal, in the order of the inputs that asked.
-  virtual std::span<const std::int32_t> chosen_tokens() const { return {}; }
+  /// What the oldest feed() chose whose tokens were asked for and not taken yet, or a TokenRefusal, in the order of the
+  /// inputs that asked; waits for it.  The next call ends them.
+  virtual std::span<const std::int32_t> take_tokens() { return {}; }
 };
 
 }  // namespace mamba2

@@ -1,6 +1,7 @@
 #include "mamba2/generate/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <utility>
 
@@ -17,22 +18,29 @@ namespace mamba2 {
 
 namespace {
 
-const EngineOptions& checked(const EngineOptions& options) {
+EngineOptions complete(EngineOptions options, const Decoder& decoder) {
   require(options.slots >= 1, "slots is {}, expected 1 or more", options.slots);
-  require(options.step_tokens >= 1, "step_tokens is {}, expected 1 or more", options.step_tokens);
-  require(options.prefill_piece >= 1, "prefill_piece is {}, expected 1 or more", options.prefill_piece);
+  require(options.step_tokens >= 0, "step_tokens is {}, expected 0 or more", options.step_tokens);
+  require(options.prefill_piece >= 0, "prefill_piece is {}, expected 0 or more", options.prefill_piece);
   require(options.most_waiting >= 1, "most_waiting is {}, expected 1 or more", options.most_waiting);
+  const std::int64_t piece = decoder.piece_tokens();
+  if (options.step_tokens == 0) options.step_tokens = piece;
+  if (options.prefill_piece == 0) options.prefill_piece = std::max<std::int64_t>(1, piece / 2);
   return options;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace
 
 Engine::Engine(Decoder& decoder, const EngineOptions& options)
     : decoder_(decoder),
-      options_(checked(options)),
+      options_(complete(options, decoder)),
       queue_(std::make_unique<EngineQueue>(options.most_waiting)),
       rows_(std::make_unique<RowPool>(decoder, options.slots)),
-      prefixes_(std::make_unique<PrefixCache>(options.prefill_piece,
+      prefixes_(std::make_unique<PrefixCache>(options_.prefill_piece,
                                               decoder.splittable() ? options.prefix_cache_bytes : 0)) {}
 
 Engine::Engine(Mamba2ForCausalLM& model, const EngineOptions& options)
@@ -45,6 +53,14 @@ Engine::Engine(std::unique_ptr<Decoder> decoder, const EngineOptions& options) :
 Engine::~Engine() {
   take_commands();
   cancel_jobs([](const EngineJob&) { return true; });
+  for (; !under_way_.empty(); under_way_.pop_front()) {
+    if (!under_way_.front().asks_for_tokens()) continue;
+    try {
+      (void)decoder_.take_tokens();  // nobody's any more
+    } catch (const std::exception& thrown) {
+      log_warning("a step of the engine failed: {}", thrown.what());
+    }
+  }
 }
 
 RequestId Engine::submit(Request request) {
@@ -63,8 +79,10 @@ bool Engine::step() {
   take_commands();
   cancel_jobs([](const EngineJob& job) { return job.stopping.cancelled(); });
   admit();
-  plan();
-  if (!inputs_.empty()) feed();
+  Step next = plan();
+  const bool started = !next.inputs.empty() && start(std::move(next));
+  while (!under_way_.empty() && (under_way_.size() > 1 || !started || !under_way_.back().can_be_read_later()))
+    finish_oldest();
   drop_ended();
   return !active_.empty() || !waiting_.empty() || queue_->has_commands();
 }
@@ -139,33 +157,51 @@ const Engine::Snapshot& Engine::snapshot_for(const EngineJob& job) const {
   return found->second;
 }
 
-/// Chooses what this step feeds; the class's comment says how.
-void Engine::plan() {
-  inputs_.clear();
-  parts_.clear();
-  for (const std::unique_ptr<EngineJob>& job : active_) {
-    if (!job->decoding) continue;
-    for (std::size_t i = 0; i < job->sequences.size(); ++i) {
-      EngineSequence& sequence = job->sequences[i];
-      DecoderInput& input =
-          inputs_.emplace_back(DecoderInput{.row = sequence.row, .ids = std::span(sequence.ids).last(1)});
-      if (sequence.next) {
-        input.wants_logits = false;
-        input.next = &*sequence.next;
-        sequence.next->step = std::ssize(sequence.ids) - job->prompt_length();
-        sequence.next->history = sequence.ids;
-      }
-      parts_.push_back({job.get(), i, 0});
-    }
-  }
-  plan_prompts();
+bool Engine::Step::asks_for_tokens() const {
+  return std::ranges::any_of(inputs, [](const DecoderInput& input) { return input.next != nullptr; });
 }
 
-void Engine::plan_prompts() {
-  std::int64_t room = options_.step_tokens - std::ssize(inputs_);
+/// Whether the next step can be planned before this one's results are known.
+bool Engine::Step::can_be_read_later() const {
+  const auto waits = [](const DecoderInput& input) {
+    return input.wants_logits || (input.next != nullptr && input.next->rule.repetition_penalty != 1);
+  };
+  return asks_for_tokens() && std::ranges::none_of(inputs, waits) &&
+         std::ranges::none_of(parts, [](const Part& part) { return part.keeps_prefix; });
+}
+
+/// Chooses what the next step feeds; the class's comment says how.
+Engine::Step Engine::plan() {
+  Step step;
+  for (const std::unique_ptr<EngineJob>& job : active_) {
+    if (!job->decoding) continue;
+    for (EngineSequence& sequence : job->sequences) {
+      const bool full = std::ssize(sequence.ids) + sequence.unread >= job->max_length;
+      if (!sequence.ended && !full) plan_token(step, *job, sequence);
+    }
+  }
+  plan_prompts(step);
+  return step;
+}
+
+void Engine::plan_token(Step& step, EngineJob& job, EngineSequence& sequence) {
+  static constexpr std::array<std::int32_t, 1> unread{chosen_token};
+  DecoderInput& input = step.inputs.emplace_back(DecoderInput{.row = sequence.row, .ids = unread});
+  if (sequence.unread == 0) input.ids = std::span(sequence.ids).last(1);
+  if (sequence.next) {
+    input.wants_logits = false;
+    input.next = &*sequence.next;
+    sequence.next->step = std::ssize(sequence.ids) + sequence.unread - job.prompt_length();
+    sequence.next->history = sequence.ids;
+  }
+  step.parts.push_back({.job = &job, .sequence = &sequence});
+}
+
+void Engine::plan_prompts(Step& step) {
+  std::int64_t room = options_.step_tokens - std::ssize(step.inputs);
   bool first = true;
   for (const std::unique_ptr<EngineJob>& job : active_) {
-    if (job->decoding) continue;
+    if (job->decoding || job->sequences.front().ended) continue;
     const std::int64_t length = job->prompt_length();
     const std::int64_t cut = (job->fed / options_.prefill_piece + 1) * options_.prefill_piece;
     const std::int64_t end = decoder_.splittable() ? std::min(cut, length) : length;
@@ -173,29 +209,78 @@ void Engine::plan_prompts() {
     if (!first && tokens > room) break;
     first = false;
     room -= tokens;
-    const auto ids = std::span<const std::int32_t>(job->request.prompt_ids)
-                         .subspan(static_cast<std::size_t>(job->fed), static_cast<std::size_t>(tokens));
-    inputs_.push_back({job->sequences.front().row, ids, end == length});
-    parts_.push_back({job.get(), 0, tokens});
+    plan_piece(step, *job, end);
   }
 }
 
-void Engine::feed() {
+void Engine::plan_piece(Step& step, EngineJob& job, std::int64_t end) {
+  EngineSequence& sequence = job.sequences.front();
+  const std::int64_t tokens = end - job.fed;
+  const auto prompt = std::span<const std::int32_t>(job.request.prompt_ids);
+  DecoderInput input{.row = sequence.row,
+                     .ids = prompt.subspan(static_cast<std::size_t>(job.fed), static_cast<std::size_t>(tokens)),
+                     .wants_logits = end == job.prompt_length()};
+  // Several sequences choose from the same logits, and a snapshot keeps them.
+  if (input.wants_logits && sequence.next && job.sequences.size() == 1 && !job.request.on_snapshot) {
+    input.wants_logits = false;
+    input.next = &*sequence.next;
+    sequence.next->step = 0;
+    sequence.next->history = sequence.ids;
+  }
+  step.inputs.push_back(input);
+  step.parts.push_back({.job = &job,
+                        .sequence = &sequence,
+                        .prompt_tokens = tokens,
+                        .prompt_end = end,
+                        .keeps_prefix = prefixes_->wants(prompt.first(static_cast<std::size_t>(end)))});
+}
+
+/// False where the step could not be started, which ends those that it was to feed.
+bool Engine::start(Step step) {
   const auto start = std::chrono::steady_clock::now();
-  std::span<float> logits;
   try {
-    logits = decoder_.feed(inputs_);
+    step.logits = decoder_.feed(step.inputs);
   } catch (...) {
-    for (const Part& part : parts_) end_all(*part.job, std::current_exception());
+    for (const Part& part : step.parts) end_all(*part.job, std::current_exception());
+    return false;
+  }
+  step.seconds = seconds_since(start);
+  for (std::size_t i = 0; i < step.parts.size(); ++i) {
+    const Part& part = step.parts[i];
+    ++part.job->under_way;
+    part.job->fed += part.prompt_tokens;
+    if (step.inputs[i].next == nullptr) continue;
+    ++part.sequence->unread;
+    part.job->decoding = true;
+  }
+  under_way_.push_back(std::move(step));
+  return true;
+}
+
+/// Waits for the oldest step and deals out what came of it.
+void Engine::finish_oldest() {
+  Step step = std::move(under_way_.front());
+  under_way_.pop_front();
+  for (std::size_t i = 0; i < step.parts.size(); ++i) {
+    --step.parts[i].job->under_way;
+    if (step.inputs[i].next != nullptr) --step.parts[i].sequence->unread;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  std::span<const std::int32_t> tokens;
+  try {
+    if (step.asks_for_tokens()) tokens = decoder_.take_tokens();
+  } catch (...) {
+    for (const Part& part : step.parts) end_all(*part.job, std::current_exception());
     return;
   }
-  count(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  distribute(logits);
+  step.seconds += seconds_since(start);
+  count(step);
+  distribute(step, tokens);
 }
 
-void Engine::count(double seconds) {
+void Engine::count(const Step& step) {
   std::int64_t prefill = 0, decode = 0;
-  for (const Part& part : parts_) {
+  for (const Part& part : step.parts) {
     prefill += part.prompt_tokens;
     decode += part.prompt_tokens == 0 ? 1 : 0;
   }
@@ -203,37 +288,42 @@ void Engine::count(double seconds) {
   ++totals_.steps;
   totals_.prefill_tokens += prefill;
   totals_.decode_tokens += decode;
-  totals_.prefill_s += seconds * share;
-  totals_.decode_s += seconds * (1 - share);
+  totals_.prefill_s += step.seconds * share;
+  totals_.decode_s += step.seconds * (1 - share);
 }
 
-/// Gives each input of the step the logits that came of it.
-void Engine::distribute(std::span<float> logits) {
+/// Gives each input of the step what came of it; sequences that ended meanwhile want nothing more.
+void Engine::distribute(const Step& step, std::span<const std::int32_t> tokens) {
   const auto vocab_size = static_cast<std::size_t>(decoder_.vocab_size());
-  std::span<const std::int32_t> tokens = decoder_.chosen_tokens();
-  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+  std::span<float> logits = step.logits;
+  for (std::size_t i = 0; i < step.inputs.size(); ++i) {
+    const Part& part = step.parts[i];
     std::span<float> scores;
-    if (inputs_[i].wants_logits) {
+    if (step.inputs[i].wants_logits) {
       scores = logits.first(vocab_size);
       logits = logits.subspan(vocab_size);
     }
-    EngineJob& job = *parts_[i].job;
-    if (inputs_[i].next != nullptr) {
-      append(job, job.sequences[parts_[i].sequence], [chosen = tokens.front()] { return checked_token(chosen); });
+    std::int32_t token = chosen_token;
+    if (step.inputs[i].next != nullptr) {
+      token = tokens.front();
       tokens = tokens.subspan(1);
-    } else if (parts_[i].prompt_tokens == 0)
-      extend(job, job.sequences[parts_[i].sequence], scores);
-    else
-      advance_prompt(job, parts_[i].prompt_tokens, scores);
+    }
+    if (!part.sequence->ended && part.prompt_tokens > 0) advance_prompt(part, scores);
+    if (part.sequence->ended) continue;
+    if (step.inputs[i].next != nullptr)
+      append(*part.job, *part.sequence, [token] { return checked_token(token); });
+    else if (part.prompt_tokens == 0)
+      extend(*part.job, *part.sequence, scores);
   }
 }
 
-void Engine::advance_prompt(EngineJob& job, std::int64_t tokens, std::span<const float> logits) {
+/// logits: after the prompt's last token, where they were asked for.
+void Engine::advance_prompt(const Part& part, std::span<const float> logits) {
+  EngineJob& job = *part.job;
   try {
-    job.fed += tokens;
-    const auto fed = std::span(job.request.prompt_ids).first(static_cast<std::size_t>(job.fed));
-    if (prefixes_->wants(fed)) prefixes_->insert(fed, decoder_.keep(job.sequences.front().row));
-    if (job.fed == job.prompt_length()) start_decoding(job, logits);
+    const auto fed = std::span(job.request.prompt_ids).first(static_cast<std::size_t>(part.prompt_end));
+    if (part.keeps_prefix && prefixes_->wants(fed)) prefixes_->insert(fed, decoder_.keep(part.sequence->row));
+    if (!logits.empty()) start_decoding(job, logits);
   } catch (...) {
     end_all(job, std::current_exception());
   }
@@ -302,9 +392,7 @@ void Engine::end_all(EngineJob& job, const std::exception_ptr& error) {
 }
 
 void Engine::drop_ended() {
-  for (const std::unique_ptr<EngineJob>& job : active_)
-    std::erase_if(job->sequences, [](const EngineSequence& sequence) { return sequence.ended; });
-  std::erase_if(active_, [](const std::unique_ptr<EngineJob>& job) { return job->sequences.empty(); });
+  std::erase_if(active_, [](const std::unique_ptr<EngineJob>& job) { return job->over(); });
 }
 
 }  // namespace mamba2

@@ -26,11 +26,12 @@ struct EngineOptions {
   /// Sequences in the model at a time, each with its state in memory; the others wait.
   std::int64_t slots = 64;
   /// Tokens that a step feeds, where pieces of prompts can be left for the next one.  More is better for throughput,
-  /// less for the time between two tokens of those that decode.
-  std::int64_t step_tokens = 1024;
+  /// less for the time between two tokens of those that decode.  0: as many as the decoder works on at a time.
+  std::int64_t step_tokens = 0;
   /// Prompts are cut at multiples of this, counted from the sequence's start, and nowhere else.  The chunks in which a
-  /// backend scans begin anew at a cut: at 512 that adds at most one to the six or more of a piece.
-  std::int64_t prefill_piece = 512;
+  /// backend scans begin anew at a cut: at 512 that adds at most one to the six or more of a piece.  0: half of what
+  /// the decoder works on at a time, 512 on cpu.  The prefix cache knows no shorter prefixes.
+  std::int64_t prefill_piece = 0;
   /// Requests that may wait; one more is refused.
   std::int64_t most_waiting = 4096;
   /// Memory for states of earlier prompts, from which prompts that begin alike start; 0: none are kept.
@@ -58,6 +59,11 @@ struct EngineTotals {
 /// tokens, once it is the eldest one that is not done, is done after n / prefill_piece steps.  Requests are admitted in
 /// the order of their arrival as slots become free; none is overtaken.  (A model with dynamic RoPE gives something else
 /// where a prompt is cut: there a prompt is one piece, however long.)
+///
+/// Where the decoder chooses the tokens of every sequence of a step, the next step is started before they are known
+/// here, so that a device does not wait for callbacks.  (Rules with a repetition penalty look at the last token, so a
+/// step with one is waited for.)  A sequence that ends by a token is then seen to end a step late: what the step under
+/// way gives for it is dropped.  Nobody else sees a difference.
 ///
 /// A sequence's tokens are a function of its request and of prefill_piece alone: not of its neighbours, of the order of
 /// arrival, of threads, of what the prefix cache holds.  (Exceptions are backends that take other kernels, which round
@@ -106,8 +112,20 @@ class Engine {
   /// What an input of a step belongs to.
   struct Part {
     EngineJob* job;
-    std::size_t sequence;
-    std::int64_t prompt_tokens;  // 0: the input is a new token
+    EngineSequence* sequence;
+    std::int64_t prompt_tokens = 0;  // 0: the input is a new token
+    std::int64_t prompt_end = 0;     // prompt tokens that the row then holds
+    bool keeps_prefix = false;       // the prefix cache wants the state after it
+  };
+  /// What is fed together.
+  struct Step {
+    std::vector<DecoderInput> inputs;
+    std::vector<Part> parts;  // one an input
+    std::span<float> logits;  // of the inputs that want them
+    double seconds = 0;       // in the decoder
+
+    bool asks_for_tokens() const;
+    bool can_be_read_later() const;
   };
 
   Engine(std::unique_ptr<Decoder> decoder, const EngineOptions& options);
@@ -117,12 +135,15 @@ class Engine {
   void admit();
   void begin(EngineJob& job);
   const Snapshot& snapshot_for(const EngineJob& job) const;
-  void plan();
-  void plan_prompts();
-  void feed();
-  void count(double seconds);
-  void distribute(std::span<float> logits);
-  void advance_prompt(EngineJob& job, std::int64_t tokens, std::span<const float> logits);
+  Step plan();
+  void plan_token(Step& step, EngineJob& job, EngineSequence& sequence);
+  void plan_prompts(Step& step);
+  void plan_piece(Step& step, EngineJob& job, std::int64_t end);
+  bool start(Step step);
+  void finish_oldest();
+  void count(const Step& step);
+  void distribute(const Step& step, std::span<const std::int32_t> tokens);
+  void advance_prompt(const Part& part, std::span<const float> logits);
   void keep_snapshot(const EngineJob& job, std::span<const float> logits);
   void start_decoding(EngineJob& job, std::span<const float> logits);
   void extend(EngineJob& job, EngineSequence& sequence, std::span<float> scores);
@@ -141,8 +162,7 @@ class Engine {
   SnapshotId last_snapshot_ = 0;
   std::deque<std::unique_ptr<EngineJob>> waiting_;
   std::vector<std::unique_ptr<EngineJob>> active_;  // in the order of admission
-  std::vector<DecoderInput> inputs_;                // of this step
-  std::vector<Part> parts_;                         // one an input
+  std::deque<Step> under_way_;                      // started and not read, oldest first
   EngineTotals totals_;
 };
 

@@ -33,6 +33,7 @@ EngineJob::EngineJob(Request asked, const Decoder& decoder, std::int64_t slots)
                          .row = EngineSequence::no_row,
                          .ids = request.prompt_ids,
                          .ended = false,
+                         .unread = 0,
                          .random = SequenceRandom(config.seed.value(), request.prompt_ids, request.first_copy + i),
                          .next = {}});
     if (!decoder.chooses_tokens()) continue;

@@ -33,12 +33,17 @@ std::span<float> ModelDecoder::feed(std::span<const DecoderInput> inputs) {
   for (const DecoderInput& input : inputs)
     sequences_.push_back(
         {.input_ids = input.ids, .slot = input.row, .logits_to_keep = input.wants_logits ? 1 : 0, .next = input.next});
-  model_.forward(sequences_, *cache_, {}, output_);
+  model_.start(sequences_, *cache_, output_);
   const Tensor& logits = output_.logits.view();
   if (logits.dtype == DType::f32) return output_.logits.span<float>();
   rounded_ = HostTensor(DType::f32, logits.shape);
   convert(logits, rounded_);
   return rounded_.span<float>();
+}
+
+std::span<const std::int32_t> ModelDecoder::take_tokens() {
+  model_.finish(tokens_);
+  return tokens_;
 }
 
 GenerateOutput generate(Mamba2ForCausalLM& model, std::span<const std::vector<std::int32_t>> prompts,

@@ -15,6 +15,7 @@ class ModelDecoder : public Decoder {
   explicit ModelDecoder(Mamba2ForCausalLM& model) : model_(model) {}
 
   std::int64_t vocab_size() const override { return model_.config().vocab_size; }
+  std::int64_t piece_tokens() const override { return model_.model().piece_tokens(); }
   /// Dynamic RoPE turns the tokens of a call by the length that their sequence reaches with them.
   bool splittable() const override {
     return !model_.config().has_attention() || model_.config().rope.scaling != RopeScaling::dynamic;
@@ -27,7 +28,7 @@ class ModelDecoder : public Decoder {
   void reorder(std::span<const std::int64_t> sources) override { cache_->reorder(sources); }
   std::span<float> feed(std::span<const DecoderInput> inputs) override;
   bool chooses_tokens() const override { return model_.model().backend().chooses_tokens(); }
-  std::span<const std::int32_t> chosen_tokens() const override { return output_.next_tokens; }
+  std::span<const std::int32_t> take_tokens() override;
 
  private:
   Mamba2ForCausalLM& model_;
@@ -35,6 +36,7 @@ class ModelDecoder : public Decoder {
   // Kept from feed to feed for their memory.
   std::vector<SequenceInput> sequences_;
   ForwardOutput output_;
+  std::vector<std::int32_t> tokens_;
   HostTensor rounded_;  // f32, where the backend computes in f64
 };
 

@@ -28,7 +28,7 @@ void RowPool::give_back(std::int64_t row) {
 
 std::vector<float> prefill(const Search& search, std::span<const DecoderInput> prompts) {
   // 2048: some tenths of a second on a CPU, so that Ctrl-C is heard; a prompt's pieces do not depend on the others.
-  constexpr std::size_t piece = 2048;
+  const auto piece = static_cast<std::size_t>(std::max<std::int64_t>(2048, search.decoder.piece_tokens()));
   const auto start = std::chrono::steady_clock::now();
   const auto vocab_size = static_cast<std::size_t>(search.decoder.vocab_size());
   std::vector<float> logits(prompts.size() * vocab_size);

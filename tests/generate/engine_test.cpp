@@ -237,8 +237,8 @@ TEST_F(EngineOverAFormula, RefusesWhatCanNotBeDone) {
 
 TEST_F(EngineOverAFormula, RefusesOptionsWithoutMeaning) {
   EXPECT_THROW(Engine(decoder, {.slots = 0}), Error);
-  EXPECT_THROW(Engine(decoder, {.step_tokens = 0}), Error);
-  EXPECT_THROW(Engine(decoder, {.prefill_piece = 0}), Error);
+  EXPECT_THROW(Engine(decoder, {.step_tokens = -1}), Error);
+  EXPECT_THROW(Engine(decoder, {.prefill_piece = -1}), Error);
   EXPECT_THROW(Engine(decoder, {.most_waiting = 0}), Error);
 }
 

@@ -8,6 +8,7 @@
 
 #include "mamba2/generate/engine.h"
 #include "mamba2/generate/generate.h"
+#include "tests/generate/choosing_decoder.h"
 #include "tests/generate/engine_support.h"
 
 namespace mamba2 {
@@ -48,9 +49,9 @@ Request request_of(const Ids& prompt, std::int64_t new_tokens, Ends& ends) {
   return request;
 }
 
-TEST(EngineOnAThread, GivesManyClientsWhatEachGetsAlone) {
+void expect_that_many_clients_get_what_each_gets_alone(Decoder& decoder) {
   constexpr int clients = 4, requests_each = 25;
-  FormulaDecoder decoder(vocab_size, 6), other(vocab_size, 6);
+  FormulaDecoder other(vocab_size, 6);
   Engine engine(decoder, {.slots = 3});
   const std::jthread inference([&](const std::stop_token& stop) { engine.run(stop); });
   std::vector<Ids> got(clients * requests_each), expected;
@@ -76,9 +77,20 @@ TEST(EngineOnAThread, GivesManyClientsWhatEachGetsAlone) {
   EXPECT_EQ(got, expected);
 }
 
+TEST(EngineOnAThread, GivesManyClientsWhatEachGetsAlone) {
+  FormulaDecoder decoder(vocab_size, 6);
+  expect_that_many_clients_get_what_each_gets_alone(decoder);
+}
+
+TEST(EngineOnAThread, GivesManyClientsWhatEachGetsAloneWhileItRunsAhead) {
+  ChoosingDecoder decoder(vocab_size, 6);
+  expect_that_many_clients_get_what_each_gets_alone(decoder);
+  EXPECT_GT(decoder.went_on, 0U);
+}
+
 TEST(EngineOnAThread, EndsEveryRequestThatIsCancelledFromAnotherThread) {
   constexpr std::size_t count = 20;
-  FormulaDecoder decoder(vocab_size, 6);
+  ChoosingDecoder decoder(vocab_size, 6);
   Engine engine(decoder, {.slots = 4});
   const std::jthread inference([&](const std::stop_token& stop) { engine.run(stop); });
   Ends ends;
@@ -89,7 +101,7 @@ TEST(EngineOnAThread, EndsEveryRequestThatIsCancelledFromAnotherThread) {
 }
 
 TEST(EngineOnAThread, EndsWhatIsLeftWhenItIsStopped) {
-  FormulaDecoder decoder(vocab_size, 6);
+  ChoosingDecoder decoder(vocab_size, 6);
   Engine engine(decoder, {.slots = 1});
   Ends ends;
   std::jthread inference([&](const std::stop_token& stop) { engine.run(stop); });
