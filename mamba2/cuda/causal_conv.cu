@@ -12,6 +12,7 @@
 #include "mamba2/cuda/batch.cuh"
 #include "mamba2/cuda/causal_conv.h"
 #include "mamba2/cuda/check.h"
+#include "mamba2/cuda/grid.cuh"
 
 namespace mamba2::cuda {
 namespace {
@@ -27,7 +28,8 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
   constexpr int Channels = vector_elements<T>;
   const int c = (static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x)) * Channels;
   if (c >= conv.channels) return;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * run_tokens;
+  const std::int64_t first = grid_row() * run_tokens;
+  if (first >= conv.batch.tokens) return;
   const std::int64_t last = min(first + run_tokens, conv.batch.tokens);
   const T* x = static_cast<const T*>(conv.x.data) + c;
   Out* out = static_cast<Out*>(conv.out.data) + c;
@@ -89,7 +91,8 @@ template <class T, class S, class Out>
 __global__ void __launch_bounds__(block_threads) general_conv_kernel(const CausalConv conv, int run_tokens) {
   const int c = static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x);
   if (c >= conv.channels) return;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * run_tokens;
+  const std::int64_t first = grid_row() * run_tokens;
+  if (first >= conv.batch.tokens) return;
   const std::int64_t last = min(first + run_tokens, conv.batch.tokens);
   const T* x = static_cast<const T*>(conv.x.data) + c;
   const int context = conv.conv_kernel - 1;
@@ -113,7 +116,8 @@ template <class T, class S>
 __global__ void __launch_bounds__(block_threads) replace_states_kernel(const CausalConv conv) {
   const int c = static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x);
   if (c >= conv.channels) return;
-  const int sequence = static_cast<int>(blockIdx.y);
+  const int sequence = static_cast<int>(grid_row());
+  if (sequence >= conv.batch.sequences) return;
   const int context = conv.conv_kernel - 1;
   const std::int64_t start = conv.batch.sequence_start[sequence], end = conv.batch.sequence_start[sequence + 1];
   const std::int64_t tokens = end - start;
@@ -136,7 +140,7 @@ template <class T, class S, class Out>
 void launch(const CausalConv& conv, cudaStream_t stream) {
   auto grid = [&](int channels_each, std::int64_t rows) {
     const int threads = (conv.channels + channels_each - 1) / channels_each;
-    return dim3(static_cast<unsigned>((threads + block_threads - 1) / block_threads), static_cast<unsigned>(rows));
+    return grid_of_rows((threads + block_threads - 1) / block_threads, rows);
   };
   const int run_tokens = conv.batch.tokens >= long_run_tokens ? long_run : short_run;
   const std::int64_t runs = (conv.batch.tokens + run_tokens - 1) / run_tokens;

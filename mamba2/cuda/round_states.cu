@@ -2,6 +2,7 @@
 // eight elements, two of each sixteen.
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/element.cuh"
+#include "mamba2/cuda/grid.cuh"
 #include "mamba2/cuda/philox.cuh"
 #include "mamba2/cuda/round_states.h"
 #include "mamba2/ops/ops.h"
@@ -23,7 +24,8 @@ __device__ __forceinline__ std::int64_t slot_of(const Batch& batch, int sequence
 }
 
 __global__ void __launch_bounds__(block_threads) widen_kernel(const StatesByChance op) {
-  const int sequence = static_cast<int>(blockIdx.y);
+  const int sequence = static_cast<int>(grid_row());
+  if (sequence >= op.batch.sequences) return;
   const std::int64_t size = elements_of(op.shape);
   const auto* from = static_cast<const __nv_bfloat16*>(op.states) + slot_of(op.batch, sequence) * size;
   const std::int64_t i = std::int64_t{blockIdx.x} * block_threads + threadIdx.x;
@@ -31,7 +33,8 @@ __global__ void __launch_bounds__(block_threads) widen_kernel(const StatesByChan
 }
 
 __global__ void __launch_bounds__(block_threads) round_kernel(const StatesByChance op) {
-  const int sequence = static_cast<int>(blockIdx.y), N = op.shape.state_size;
+  const int sequence = static_cast<int>(grid_row()), N = op.shape.state_size;
+  if (sequence >= op.batch.sequences) return;
   const int end = op.batch.sequence_start[sequence + 1];
   if (end == op.batch.sequence_start[sequence]) return;
   const int row_blocks = (N + together - 1) / together;
@@ -60,8 +63,7 @@ __global__ void __launch_bounds__(block_threads) round_kernel(const StatesByChan
 void launch(void (*kernel)(StatesByChance), const StatesByChance& op, std::int64_t threads, const char* name,
             cudaStream_t stream) {
   if (threads == 0 || op.batch.sequences == 0) return;
-  const dim3 grid(static_cast<unsigned>((threads + block_threads - 1) / block_threads),
-                  static_cast<unsigned>(op.batch.sequences));
+  const dim3 grid = grid_of_rows((threads + block_threads - 1) / block_threads, op.batch.sequences);
   kernel<<<grid, block_threads, 0, stream>>>(op);
   check_launch(name);
 }

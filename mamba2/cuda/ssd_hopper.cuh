@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "mamba2/cuda/element.cuh"
+#include "mamba2/cuda/grid.cuh"
 #include "mamba2/cuda/hopper.cuh"
 #include "mamba2/cuda/ssd_hopper.h"
 

@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(block_threads, 1)
   auto& shared = *reinterpret_cast<PartShared<N>*>(
       shared_memory + (panel_atom_bytes - shared_address(shared_memory) % panel_atom_bytes) % panel_atom_bytes);
   let_next_kernel_start();
-  const int entry = static_cast<int>(blockIdx.y);
+  const int entry = static_cast<int>(grid_row());
   const Piece piece = find_piece(scan.batch, tiles, entry, [&](int tokens) { return entries_of(tokens, tiles); });
   if (piece.sequence < 0) return;
   const Heads heads(scan.shape, static_cast<int>(blockIdx.x));
@@ -189,7 +189,7 @@ void launch(const SsdScan& scan, const SsdTiles& tiles, const SsdMaps& maps, con
         "ssd_scan: shared memory of the first pass");
   const int per_group = scan.shape.num_heads / scan.shape.n_groups;
   const int head_blocks = scan.shape.n_groups * ((per_group + heads_per_block - 1) / heads_per_block);
-  const dim3 grid(static_cast<unsigned>(head_blocks), static_cast<unsigned>(tiles.parts_bound));
+  const dim3 grid = grid_of_rows(head_blocks, tiles.parts_bound);
   kernel<<<grid, block_threads, shared_bytes, stream>>>(scan, tiles, maps, parts);
   check_launch("ssd_scan (first pass)");
 }

@@ -401,7 +401,7 @@ __global__ void __launch_bounds__(block_threads, 1)
   extern __shared__ std::byte shared_memory[];
   auto& shared = *reinterpret_cast<SegmentShared<N>*>(
       shared_memory + (panel_atom_bytes - shared_address(shared_memory) % panel_atom_bytes) % panel_atom_bytes);
-  const Piece piece = find_piece(scan.batch, tiles, static_cast<int>(blockIdx.y),
+  const Piece piece = find_piece(scan.batch, tiles, static_cast<int>(grid_row()),
                                  [&](int tokens) { return segments_of(tokens, tiles); });
   if (piece.sequence < 0) return;
   const Heads heads(scan.shape, static_cast<int>(blockIdx.x));
@@ -468,7 +468,7 @@ void launch(const SsdScan& scan, const SsdTiles& tiles, const SsdMaps& maps, con
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(head_blocks), static_cast<unsigned>(tiles.segments_bound));
+  config.gridDim = grid_of_rows(head_blocks, tiles.segments_bound);
   config.blockDim = block_threads;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;

@@ -9,6 +9,7 @@
 // prompts and wrong for anything that the tensor core path takes.
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/element.cuh"
+#include "mamba2/cuda/grid.cuh"
 #include "mamba2/cuda/ssd_scan.h"
 
 namespace mamba2::cuda {
@@ -46,9 +47,9 @@ __global__ void __launch_bounds__(32 * warps_per_block) general_kernel(const Ssd
   extern __shared__ float shared[];
   const SsdShape& shape = scan.shape;
   const int p = static_cast<int>(blockIdx.x) * warps_per_block + static_cast<int>(threadIdx.x) / 32;
-  const int h = static_cast<int>(blockIdx.y);
-  const int sequence = static_cast<int>(blockIdx.z);
-  if (p >= shape.head_dim) return;
+  const int h = static_cast<int>(grid_row() % shape.num_heads);
+  const std::int64_t sequence = grid_row() / shape.num_heads;
+  if (p >= shape.head_dim || sequence >= scan.batch.sequences) return;
   const int group = h / (shape.num_heads / shape.n_groups);
   const std::int64_t channel = static_cast<std::int64_t>(h) * shape.head_dim + p;
   const std::int64_t slot = scan.batch.slots != nullptr ? scan.batch.slots[sequence] : sequence;
@@ -87,8 +88,8 @@ void launch(const SsdScan& scan, std::size_t shared_bytes, cudaStream_t stream) 
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           "ssd_scan: shared memory for this state_size");
   }
-  const dim3 grid(static_cast<unsigned>((scan.shape.head_dim + warps_per_block - 1) / warps_per_block),
-                  static_cast<unsigned>(scan.shape.num_heads), static_cast<unsigned>(scan.batch.sequences));
+  const dim3 grid = grid_of_rows((scan.shape.head_dim + warps_per_block - 1) / warps_per_block,
+                                 static_cast<std::int64_t>(scan.shape.num_heads) * scan.batch.sequences);
   kernel<<<grid, 32 * warps_per_block, shared_bytes, stream>>>(scan);
   check_launch("ssd_scan (general)");
 }

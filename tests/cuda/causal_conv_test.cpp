@@ -144,5 +144,17 @@ TEST(CausalConv, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
   }
 }
 
+TEST(CausalConv, TakesMoreSequencesThanAGridHasRows) {
+  Random random(2);
+  const Case c = random_case(DType::bf16, 16, 4, {5, 1, 40}, random);
+  Case behind_empty_ones = c;
+  constexpr std::size_t count = 70'000;
+  behind_empty_ones.start.insert(behind_empty_ones.start.begin(), count, 0);
+  behind_empty_ones.slots.insert(behind_empty_ones.slots.begin(), count, 0);
+  const Result want = on_device(c), got = on_device(behind_empty_ones);
+  EXPECT_EQ(got.out, want.out);
+  EXPECT_EQ(got.state, want.state);
+}
+
 }  // namespace
 }  // namespace mamba2::cuda

@@ -225,6 +225,30 @@ TEST_F(SsdScanTensorCores, AgreesWithTheRecurrenceWhereASequenceHasManySegments)
   expect_near_reference(c, Path::tensor_cores);
 }
 
+/// The same behind more empty sequences than a grid has rows; they have slot 0, which belongs to nobody.
+Case behind_empty_sequences(Case c) {
+  constexpr std::size_t count = 70'000;
+  c.sequence_start.insert(c.sequence_start.begin(), count, 0);
+  c.slots.insert(c.slots.begin(), count, 0);
+  return c;
+}
+
+TEST(SsdScanGeneral, TakesMoreSequencesThanAGridHasRows) {
+  Random random(7);
+  const Case c = random_case({2, 5, 1, 9}, DType::f32, DType::f32, {3, 1, 20}, random);
+  const Result want = on_device(c, Path::general), got = on_device(behind_empty_sequences(c), Path::general);
+  EXPECT_EQ(got.out, want.out);
+  EXPECT_EQ(got.state, want.state);
+}
+
+TEST_F(SsdScanTensorCores, TakesMoreSequencesThanAGridHasRows) {
+  Random random(8);
+  const Case c = random_case({2, 64, 1, 64}, DType::bf16, DType::f32, {1500, 1, 70}, random);
+  const Result want = on_device(c, Path::tensor_cores), got = on_device(behind_empty_sequences(c), Path::tensor_cores);
+  EXPECT_EQ(got.out, want.out);
+  EXPECT_EQ(got.state, want.state);
+}
+
 TEST_F(SsdScanTensorCores, GivesEqualBitsWhenRunTwice) {
   Random random(4);
   const Case c = random_case({4, 64, 2, 128}, DType::bf16, DType::f32, {700, 129}, random);
