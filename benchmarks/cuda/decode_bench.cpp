@@ -2,7 +2,7 @@
 #include <fmt/core.h>
 
 #include "benchmarks/cuda/bench.h"
-#include "mamba2/cuda/linear.h"
+#include "benchmarks/cuda/decode_product.h"
 #include "mamba2/cuda/mixer_step.h"
 #include "tests/cuda/support.h"
 
@@ -18,29 +18,13 @@ constexpr int head_dim = 64, state_size = 128;
 
 void bench_product(const std::string& what, int rows, int inputs, int outputs) {
   Random random(1);
-  const DeviceArray x =
-      random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs), DType::f32, random);
+  const DeviceArray x = random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs),
+                                        rows > few_rows_limit ? DType::bf16 : DType::f32, random);
   const DeviceArray weight =
       random_elements(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs), DType::bf16, random);
   const DeviceArray out(static_cast<std::size_t>(rows * outputs) * 4);
-  LinearRows product;
-  product.rows = rows;
-  product.inputs = inputs;
-  product.outputs = outputs;
-  product.x = {x.data(), inputs};
-  product.weight = {weight.data(), inputs};
-  product.weight_dtype = DType::bf16;
-  product.out = {out.data(), outputs};
-  const DeviceArray rounded =
-      random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs), DType::bf16, random);
-  if (rows > few_rows_limit) {
-    product.x = {rounded.data(), inputs};
-    product.x_dtype = DType::bf16;
-  }
-  const double milliseconds = median_milliseconds([&](cudaStream_t stream) {
-    if (linear_streamed_takes(product)) return linear_streamed(product, stream);
-    linear_few_rows(product, stream);
-  });
+  const LinearRows product = decode_product(rows, inputs, outputs, x, weight, out);
+  const double milliseconds = median_milliseconds([&](cudaStream_t stream) { multiply(product, stream); });
   report(fmt::format("linear {} {} x {} x {}", what, rows, inputs, outputs), milliseconds,
          2.0 * static_cast<double>(outputs) * inputs + 4.0 * static_cast<double>(rows) * (inputs + outputs));
 }

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "benchmarks/cuda/bench.h"
+#include "benchmarks/cuda/decode_product.h"
 #include "mamba2/cuda/check.h"
-#include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/mixer_step.h"
 #include "tests/cuda/support.h"
 
@@ -92,21 +92,11 @@ class Chain {
 
   void product(const DeviceArray& x, int inputs, const DeviceArray& weight, int outputs, const DeviceArray& out,
                const ConstRows& add, cudaStream_t stream) const {
-    LinearRows op;
-    op.rows = rows_;
-    op.inputs = inputs;
-    op.outputs = outputs;
-    op.x = {x.data(), inputs};
-    op.weight = {weight.data(), inputs};
-    op.weight_dtype = DType::bf16;
+    LinearRows op = decode_product(rows_, inputs, outputs, x, weight, out);
     op.add = add;
-    op.out = {out.data(), outputs};
-    if (rows_ > few_rows_limit)
-      op.x_dtype = DType::bf16;
-    else
+    if (op.x_dtype == DType::f32)
       op.norm = {.weight = vector_.floats(), .eps = 1e-5F, .normed = {normed_.data(), inputs}};
-    if (linear_streamed_takes(op)) return linear_streamed(op, stream);
-    linear_few_rows(op, stream);
+    multiply(op, stream);
   }
 
   void step(const Layer& layer, bool follows_product, cudaStream_t stream) const {

@@ -52,38 +52,12 @@ TEST_P(MixerOnEveryIsa, TimeStepAgreesWithTheReferenceInDouble) {
   });
 }
 
-/// dt between 0 and about 1, as softplus leaves it.
-Tensor step_sizes(Operands& o, std::int64_t tokens, std::int64_t heads) {
-  const Tensor raw = o.rows(tokens, heads), out = o.unwritten(tokens, heads);
-  o.backend().run(TimeStep{.dt_raw = raw, .dt_bias = o.dense(Shape{heads}, 1.0, -2.0), .limit = {}, .out = out});
-  return out;
-}
-
-SsdScan scan(Operands& o, const ScanShape& s, const Batch& batch) {
-  const std::int64_t heads = s.groups * s.heads_a_group, tokens = batch.tokens;
-  SsdScan op{.x = o.heads(tokens, heads, s.head_dim),
-             .dt = step_sizes(o, tokens, heads),
-             .A_log = o.dense(Shape{heads}),
-             .B = o.heads(tokens, s.groups, s.state_size),
-             .C = o.heads(tokens, s.groups, s.state_size),
-             .D = o.dense(s.D_for_each_element ? Shape{heads, s.head_dim} : Shape{heads}),
-             .batch = batch,
-             .ssm_state = o.dense(Shape{batch.sequences + 1, heads, s.head_dim, s.state_size}),
-             .out = {}};
-  op.out = o.unwritten_heads(tokens, heads, s.head_dim);
-  return op;
-}
-
 TEST_P(MixerOnEveryIsa, SsdScanAgreesWithTheReferenceInDouble) {
   for_random_cases([&] {
     const std::vector<std::int64_t> lengths = any_lengths();
     const ScanShape shape = any_scan_shape();
-    expect_agreement(backend(), any_seed(), chunking, [&](Operands& o) {
-      const SsdScan op = scan(o, shape, o.batch(lengths));
-      o.backend().run(op);
-      o.result(op.out);
-      o.result(op.ssm_state);
-    });
+    expect_agreement(backend(), any_seed(), chunking,
+                     [&](Operands& o) { scan_results(o, scan_of(o, shape, o.batch(lengths))); });
   });
 }
 
@@ -91,21 +65,17 @@ TEST_P(MixerOnEveryIsa, SsdScanGoesOnFromWindowToWindow) {
   const ScanShape shape{.groups = 1, .heads_a_group = 2, .head_dim = 4, .state_size = 8, .D_for_each_element = false};
   for (const std::int64_t tokens : {4095, 4096, 4097, 9000})
     expect_agreement(backend(), 5, chunking, [&](Operands& o) {
-      const SsdScan op = scan(o, shape, o.batch({tokens, 100}));
-      o.backend().run(op);
-      o.result(op.out);
-      o.result(op.ssm_state);
+      scan_results(o, scan_of(o, shape, o.batch({tokens, 100})));
     });
 }
 
 TEST_P(MixerOnEveryIsa, SsdScanForgetsAtOnceWhereTheDecayUnderflows) {
   expect_agreement(backend(), 9, chunking, [&](Operands& o) {
-    SsdScan op = scan(o, {.groups = 1, .heads_a_group = 1, .head_dim = 4, .state_size = 8, .D_for_each_element = false},
-                      o.batch({100}));
+    SsdScan op =
+        scan_of(o, {.groups = 1, .heads_a_group = 1, .head_dim = 4, .state_size = 8, .D_for_each_element = false},
+                o.batch({100}));
     op.A_log = o.dense(Shape{1}, 0.0, 8.0);  // A = -2981
-    o.backend().run(op);
-    o.result(op.out);
-    o.result(op.ssm_state);
+    scan_results(o, op);
   });
 }
 
@@ -116,7 +86,7 @@ TEST_P(MixerOnEveryIsa, ASequencesBitsDoNotDependOnItsNeighbours) {
     auto outputs = [&](bool together) {
       return results_of(backend(), 17, [&](Operands& o) {
         const Batch all = o.batch(lengths);
-        const SsdScan op = scan(o, shape, all);
+        const SsdScan op = scan_of(o, shape, all);
         o.result(op.out);
         o.result(op.ssm_state);
         if (together) return o.backend().run(op);
@@ -141,12 +111,7 @@ TEST_P(MixerOnEveryIsa, ASequencesBitsDoNotDependOnItsNeighbours) {
 
 TEST_P(MixerOnEveryIsa, ThreadsDoNotChangeBits) {
   const ScanShape shape{.groups = 2, .heads_a_group = 3, .head_dim = 64, .state_size = 32, .D_for_each_element = true};
-  const Body body = [&](Operands& o) {
-    const SsdScan op = scan(o, shape, o.batch({200, 1, 70}));
-    o.backend().run(op);
-    o.result(op.out);
-    o.result(op.ssm_state);
-  };
+  const Body body = [&](Operands& o) { scan_results(o, scan_of(o, shape, o.batch({200, 1, 70}))); };
   EXPECT_EQ(results_of(*make_cpu_backend(1, GetParam()), 23, body),
             results_of(*make_cpu_backend(5, GetParam()), 23, body));
 }

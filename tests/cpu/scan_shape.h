@@ -1,15 +1,9 @@
 #pragma once
 
 #include "tests/cpu/properties.h"
+#include "tests/cpu/scan_operands.h"
 
 namespace mamba2::test {
-
-struct ScanShape {
-  std::int64_t groups, heads_a_group, head_dim, state_size;
-  bool D_for_each_element;
-
-  std::int64_t heads() const { return groups * heads_a_group; }
-};
 
 inline ScanShape any_scan_shape() {
   return {.groups = from_to(1, 3),

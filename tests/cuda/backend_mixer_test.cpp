@@ -1,4 +1,5 @@
 // The mixer and its parts on the CUDA backend.
+#include "tests/cpu/scan_operands.h"
 #include "tests/cuda/backend_support.h"
 
 namespace mamba2::test {
@@ -42,42 +43,15 @@ TEST_F(CudaBackendOps, TimeStep) {
       });
 }
 
-struct ScanShape {
-  std::int64_t groups, heads_a_group, head_dim, state_size;
-  bool D_for_each_element;
-};
-
 const ScanShape scan_shapes[] = {{1, 1, 1, 1, false},    {1, 2, 3, 5, true},     {2, 1, 17, 16, false},
                                  {3, 2, 8, 31, true},    {1, 3, 64, 128, false}, {2, 2, 64, 64, true},
                                  {1, 1, 33, 300, false}, {1, 2, 64, 256, false}};
 
-std::string text_of(const ScanShape& s) {
-  return fmt::format("groups {} heads {} P{} N{}{}", s.groups, s.groups * s.heads_a_group, s.head_dim, s.state_size,
-                     s.D_for_each_element ? " D of elements" : "");
-}
-
 TEST_F(CudaBackendOps, SsdScan) {
   for (const auto& lengths : batches)
     for (const ScanShape& s : scan_shapes)
-      agree(text_of(lengths) + " " + text_of(s), exact(), chunking, [&](Operands& o) {
-        const Batch batch = o.batch(lengths);
-        const std::int64_t heads = s.groups * s.heads_a_group, tokens = batch.tokens;
-        const Tensor raw = o.rows(tokens, heads), dt = o.unwritten(tokens, heads);
-        o.backend().run(
-            mamba2::TimeStep{.dt_raw = raw, .dt_bias = o.dense(Shape{heads}, 1.0, -2.0), .limit = {}, .out = dt});
-        const mamba2::SsdScan op{.x = o.heads(tokens, heads, s.head_dim),
-                                 .dt = dt,
-                                 .A_log = o.dense(Shape{heads}),
-                                 .B = o.heads(tokens, s.groups, s.state_size),
-                                 .C = o.heads(tokens, s.groups, s.state_size),
-                                 .D = o.dense(s.D_for_each_element ? Shape{heads, s.head_dim} : Shape{heads}),
-                                 .batch = batch,
-                                 .ssm_state = o.dense(Shape{batch.sequences + 1, heads, s.head_dim, s.state_size}),
-                                 .out = o.unwritten_heads(tokens, heads, s.head_dim)};
-        o.backend().run(op);
-        o.result(op.out);
-        o.result(op.ssm_state);
-      });
+      agree(text_of(lengths) + " " + text_of(s), exact(), chunking,
+            [&](Operands& o) { scan_results(o, scan_of(o, s, o.batch(lengths))); });
 }
 
 struct MixerShape {
@@ -91,7 +65,7 @@ Body mixer_of(const MixerShape& m, const std::vector<std::int64_t>& lengths) {
   return [m, lengths](Operands& o) {
     const ScanShape& s = m.scan;
     const Batch batch = o.batch(lengths);
-    const std::int64_t heads = s.groups * s.heads_a_group, inner = heads * s.head_dim;
+    const std::int64_t heads = s.heads(), inner = heads * s.head_dim;
     const std::int64_t conv_dim = inner + 2 * s.groups * s.state_size, tokens = batch.tokens;
     Mixer op{.projected = o.dense(Shape{tokens, 2 * m.mlp + inner + conv_dim + heads}),
              .conv_weight = o.dense(Shape{conv_dim, m.kernel}, 0.5),
