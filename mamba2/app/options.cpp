@@ -66,7 +66,10 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--threads,-t", load.threads, "Threads; 0: one a core")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
-  command.add_flag("--deterministic", load.deterministic, "Equal bits whatever the batch and the split of a prompt");
+  command.add_flag(
+      "--deterministic", load.deterministic,
+      "On cpu, equal bits whatever the batch and the split of a prompt; on cuda, everything in f32, and equal "
+      "bits for up to 8 sequences that decode together");
   command.option_defaults()->group("Output");
   command.add_flag("--json", options.json, "Print JSON and nothing else on stdout");
   command
