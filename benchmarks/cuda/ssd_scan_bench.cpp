@@ -18,7 +18,12 @@ struct Workload {
   int tokens_each;
 };
 
-void bench(const Workload& work) {
+struct Measured {
+  double milliseconds, bytes;
+  SsdTiles tiles;
+};
+
+Measured measure(const Workload& work) {
   Random random(1);
   const auto tokens = static_cast<std::size_t>(work.sequences) * static_cast<std::size_t>(work.tokens_each);
   const auto width = static_cast<std::size_t>(work.shape.num_heads * work.shape.head_dim);
@@ -56,18 +61,32 @@ void bench(const Workload& work) {
   const double bytes =
       static_cast<double>(tokens * (2 * width + 2 * shared) * 2 +
                           tokens * static_cast<std::size_t>(work.shape.num_heads) * 4 + 2 * states * 4);
-  const SsdTiles tiles = ssd_tiles(work.shape, scan.batch, current_device().multiprocessors);
+  return {milliseconds, bytes, ssd_tiles(work.shape, scan.batch, current_device().multiprocessors)};
+}
+
+void bench(const Workload& work) {
+  const Measured measured = measure(work);
   report(fmt::format("ssd_scan {} x {} H{} P{} N{} G{}", work.sequences, work.tokens_each, work.shape.num_heads,
                      work.shape.head_dim, work.shape.state_size, work.shape.n_groups),
-         milliseconds, bytes, fmt::format("segment {} part {}", tiles.segment_tokens, tiles.part_tokens));
+         measured.milliseconds, measured.bytes,
+         fmt::format("segment {} part {}", measured.tiles.segment_tokens, measured.tiles.part_tokens));
 }
+
+constexpr SsdShape shape_2_7b{80, 64, 1, 128};
 
 }  // namespace
 
+LengthRow scan_of_length(int tokens) {
+  const Measured measured = measure({shape_2_7b, 1, tokens});
+  // A chunk's products for each token of a head: C B^T (for two heads at once), M x, S C and the state's x B^T.
+  constexpr double P = 64, N = 128, chunk = ssd_chunk_tokens;
+  constexpr double flop = 2 * (chunk * N / 2 + chunk * P + 2 * P * N);
+  return {"ssd_scan", tokens, measured.milliseconds, measured.bytes, flop * tokens * shape_2_7b.num_heads};
+}
+
 void bench_ssd_scan() {
-  const SsdShape shape{80, 64, 1, 128};
-  for (const int tokens : {512, 2048, 4096, 16384, 65536}) bench({shape, 1, tokens});
-  bench({shape, 8, 2048});
+  for (const int tokens : {512, 1024, 2048, 4096, 8192, 16384, 65536}) bench({shape_2_7b, 1, tokens});
+  bench({shape_2_7b, 8, 2048});
   bench({{24, 64, 1, 128}, 1, 4096});
   bench({{80, 64, 1, 64}, 1, 16384});
   bench({{128, 64, 8, 128}, 1, 16384});

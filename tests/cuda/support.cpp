@@ -153,14 +153,16 @@ double root_mean_square(const std::vector<double>& values) {
 }
 
 double median_milliseconds(const std::function<void(cudaStream_t)>& enqueue) {
-  constexpr int warm_up = 5, runs = 50;
+  constexpr int warm_up = 5, runs = 50, least_runs = 3;
+  constexpr double enough = 1000;                  // milliseconds altogether
   constexpr std::size_t flush_bytes = 256U << 20;  // several times the L2 of any device so far
   const DeviceArray flush(flush_bytes);
   cudaEvent_t start{}, stop{};
   check(cudaEventCreate(&start), "create an event");
   check(cudaEventCreate(&stop), "create an event");
   std::vector<double> times;
-  for (int run = 0; run < warm_up + runs; ++run) {
+  double spent = 0;
+  for (int run = 0; run < warm_up + runs && (spent < enough || std::ssize(times) < least_runs); ++run) {
     read_all(flush.data(), flush_bytes, nullptr);  // not written: dirty lines would be charged to the kernel
     check(cudaEventRecord(start, nullptr), "record an event");
     enqueue(nullptr);
@@ -168,12 +170,14 @@ double median_milliseconds(const std::function<void(cudaStream_t)>& enqueue) {
     check(cudaEventSynchronize(stop), "wait for a kernel");
     float milliseconds = 0.0F;
     check(cudaEventElapsedTime(&milliseconds, start, stop), "read a time");
-    if (run >= warm_up) times.push_back(static_cast<double>(milliseconds));
+    spent += static_cast<double>(milliseconds);
+    if (run >= warm_up || spent > enough) times.push_back(static_cast<double>(milliseconds));
   }
   (void)cudaEventDestroy(start);
   (void)cudaEventDestroy(stop);
-  std::nth_element(times.begin(), times.begin() + runs / 2, times.end());
-  return times[runs / 2];
+  const auto middle = times.begin() + std::ssize(times) / 2;
+  std::nth_element(times.begin(), middle, times.end());
+  return *middle;
 }
 
 }  // namespace mamba2::cuda

@@ -61,7 +61,7 @@ double max_error(const std::vector<double>& got, const std::vector<double>& want
 double root_mean_square(const std::vector<double>& values);
 
 /// Median milliseconds of fifty runs by device events after five that are not counted, the L2 cache filled with other
-/// data before each.
+/// data before each.  Of fewer, three at least, where those take more than a second.
 double median_milliseconds(const std::function<void(cudaStream_t)>& enqueue);
 
 }  // namespace mamba2::cuda
