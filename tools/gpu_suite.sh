@@ -2,6 +2,7 @@
 # Builds everything with the CUDA backend on this machine, runs all that needs a GPU and prints a line a suite; logs lie
 # in BUILD_DIR/gpu_suite.  Needs what tools/setup.sh installs, and CUDA 13.
 #   tools/gpu_suite.sh [BUILD_DIR]
+# SHAPES and PIECES of the environment name the models that are timed and the pieces that their prompts go in.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=${1:-$root/build/cuda}
@@ -31,19 +32,24 @@ suite doctor-fast "$mamba2" doctor --device cuda
 suite ops "$build/tests/cuda/cuda_backend_test" --gtest_brief=1
 suite kernels "$build/tests/cuda/cuda_test" --gtest_brief=1
 suite goldens "$build/tests/model/model_test" --gtest_brief=1 --gtest_filter='*on_cuda*'
+suite ahead "$build/tests/model/model_test" --gtest_brief=1 --gtest_filter='*/cuda'
+suite engine "$mamba2" bench --device cuda --shape 130m --prompt 16 --batch 1,64 --generate 128 --engine
 
 small='GatedRms*:*CrossEntropy*:*Replayed*:*MixerOf*:*Rope*:*LinearOfFewRows*'
 for tool in memcheck racecheck synccheck; do
   check="compute-sanitizer --tool $tool --error-exitcode 9"
   suite $tool-ops $check "$build/tests/cuda/cuda_backend_test" --gtest_filter="*$small"
-  suite $tool-kernels $check "$build/tests/cuda/cuda_test" --gtest_filter='-*ByChance*'
+  suite $tool-kernels $check "$build/tests/cuda/cuda_test" --gtest_filter='-*ByChance*:*MoreSequencesThan*'
 done
 
-suite kernel-benchmark "$build/benchmarks/cuda/cuda_bench"
+suite kernel-benchmark "$build/benchmarks/cuda/cuda_bench" decode decode_chain rows ssd_scan
 cat "$logs/kernel-benchmark.log"
+suite lengths "$build/benchmarks/cuda/cuda_bench" --json lengths
+suite picture "$root/tools/roofline_svg.py" "$logs/lengths.log" "$logs/ssd-roofline.svg"
 for shape in ${SHAPES:-130m 370m 2.7b}; do
-  suite "prefill-$shape" "$mamba2" bench --device cuda --shape "$shape" --prompt 512,4096,16384 --repeat 5
-  suite "decode-$shape" "$mamba2" bench --device cuda --shape "$shape" --prompt 16 --batch 8,64,256 --repeat 5
+  suite "prefill-$shape" "$mamba2" bench --device cuda --shape "$shape" --prompt 512,4096,16384 \
+    --piece "${PIECES:-0}" --generate 0 --repeat 5
+  suite "decode-$shape" "$mamba2" bench --device cuda --shape "$shape" --prompt 16 --batch 1,8,64,256 --engine --repeat 5
   cat "$logs/prefill-$shape.log" "$logs/decode-$shape.log"
 done
 exit $failed
