@@ -137,6 +137,22 @@ TEST_P(NextTokensOf, GoOnInAnyOrderAndBesideTokensOfTheHost) {
   }
 }
 
+TEST_P(NextTokensOf, GiveWayToTheHostsWhereTheyStood) {
+  const TokenRequest greedy;
+  const std::vector<std::int32_t> prompt{7}, five{5}, zero{0}, go_on{chosen_token};
+  auto logits_after = [&](bool goes_on) {
+    Mamba2Cache cache = model_->make_cache(2);
+    SequenceInput inputs[]{{.input_ids = prompt, .slot = 0, .next = &greedy}, {.input_ids = five, .slot = 1}};
+    model_->forward(inputs, cache, {}, output_);
+    const std::vector<std::int32_t> chosen = output_.next_tokens;
+    inputs[0].input_ids = goes_on ? go_on : chosen;
+    model_->forward(inputs, cache, {}, output_);
+    inputs[0] = {.input_ids = zero, .slot = 0};  // 0 is also what stands for a token that the host does not know
+    return model_->forward(inputs, cache).logits;
+  };
+  EXPECT_TRUE(test::same_bits(logits_after(true).view(), logits_after(false).view()));
+}
+
 TEST_P(NextTokensOf, GoOnOnlyWhereTheCallBeforeChoseThem) {
   Mamba2Cache cache = model_->make_cache(3);
   const TokenRequest greedy;
