@@ -23,6 +23,7 @@ DeviceProperties read_properties(int device) {
       10 * attribute(cudaDevAttrComputeCapabilityMajor, device) + attribute(cudaDevAttrComputeCapabilityMinor, device);
   properties.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   properties.l2_bytes = static_cast<std::size_t>(attribute(cudaDevAttrL2CacheSize, device));
+  properties.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   return properties;
 }
 

@@ -119,6 +119,10 @@ __device__ __forceinline__ void copy_float(float* to, const float* from, bool ex
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(exists ? 4 : 0)
                : "memory");
 }
+/// Copies 16 bytes past L1; part of this thread's copy group.
+__device__ __forceinline__ void copy_vector(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -13,18 +13,18 @@ struct InputNorm {
   Rows normed;  // (rows, inputs); must not overlap x
 };
 
-/// out = add + x W^T + bias in f32: x, add and out are f32, W is f32, bf16 or f16 and widened exactly.
+/// out = add + x W^T + bias in f32: x, add and out are f32, W is f32, bf16 or f16 and widened exactly, or packed.
 /// All pointers are device memory; any sizes, strides and alignments.
 struct LinearRows {
   std::int64_t rows = 0;  // of x and out
   int inputs = 0;         // columns of x and W
   int outputs = 0;        // rows of W
   ConstRows x;
-  DType x_dtype = DType::f32;  // bf16: linear_streamed alone
+  DType x_dtype = DType::f32;  // bf16: linear_streamed and linear_packed alone
   ConstRows weight;
-  DType weight_dtype = DType::f32;
-  const float* bias = nullptr;  // (outputs); null: none
-  ConstRows add;                // data null: none; may be out
+  DType weight_dtype = DType::f32;  // quantised: weight.data is what pack() made, linear_packed alone
+  const float* bias = nullptr;      // (outputs); null: none
+  ConstRows add;                    // data null: none; may be out
   Rows out;
   InputNorm norm;  // few rows only
 };
@@ -46,6 +46,14 @@ constexpr int streamed_rows_limit = 32;
 /// x in f32 loses nothing: products are exact.
 bool linear_streamed_takes(const LinearRows& op);
 void linear_streamed(const LinearRows& op, cudaStream_t stream);
+
+/// The same for packed W on compute capability 8.0 and later: any number of rows in f32, which lose nothing, or in
+/// bf16, aligned to 8 bytes.  W is read once for each 8 rows of f32 or 24 of bf16, or for fewer where they are long.
+void linear_packed(const LinearRows& op, cudaStream_t stream);
+/// Rows up to which it costs no more than unpacking W for the library.
+constexpr int packed_rows_limit = 64;
+/// Whether a row of f32 of so many inputs has room on the current device.
+bool linear_packed_holds(DType dtype, std::int64_t inputs);
 
 /// For any number of rows, by f32 multiplications: what no library takes, and small matrices.
 void linear_tiled(const LinearRows& op, cudaStream_t stream);

@@ -25,6 +25,7 @@
 #include "mamba2/cuda/element.cuh"
 #include "mamba2/cuda/hopper.cuh"
 #include "mamba2/cuda/linear.h"
+#include "mamba2/cuda/mma.cuh"
 #include "mamba2/cuda/tensor_map.h"
 
 namespace mamba2::cuda {
@@ -74,17 +75,6 @@ struct Layout {
     return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(this) + at) + row * (op.inputs + x_row_gap);
   }
 };
-
-/// d += a b for a 16 x 16 tile of W and 8 rows of x.
-__device__ __forceinline__ void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#endif
-}
 
 /// The sixteen elements that a lane holds of rows of x, as pairs of bf16.
 template <class X, int Columns>

@@ -1,0 +1,567 @@
+// Packed matrix times few vectors on tensor cores, bound by reading the matrix once.
+//
+// Arithmetic: quants are small integers, which bf16 holds exactly; elements of x are the sum of three bf16s, or are
+// one. So the products are exact, those of a group of columns are summed in f32 on the tensor cores, and the sum meets
+// its scale in f32.  Bytes of x with a scale a block, as the CPU has them, would halve the instructions but cost 0.5 to
+// 1 % of the logits' rms; here nothing is lost, and the instructions hide behind memory.  q4_k is scale (q - 8) + (8
+// scale - min), whose terms are no larger than the weights.
+//
+// Parts: those of a row of x are columns of the product like the rows themselves, so one instruction of 16 x 16 weights
+// serves two rows of f32.  Columns never meet: a row's bits depend on no other row.
+//
+// Parallel: a block a multiprocessor, an equal number of W's fours each, as tiles of up to 16 rows.  The tiles' units
+// of 256 columns, one after the other, are cut in equal runs for eight warps, which meet again at the very end; a tile
+// that several warps have parts of is finished by the one that began it.
+//
+// In flight: each lane copies the 16 bytes that it will use itself to a ring in shared memory, two to six units of 16
+// rows ahead, so no barrier stands between a warp and its weights.  Weights never change, so it starts before the
+// kernel ahead, which leaves x, is done.
+#include <algorithm>
+#include <limits>
+
+#include "mamba2/cuda/check.h"
+#include "mamba2/cuda/device.h"
+#include "mamba2/cuda/early_launch.cuh"
+#include "mamba2/cuda/element.cuh"
+#include "mamba2/cuda/hopper.cuh"
+#include "mamba2/cuda/linear.h"
+#include "mamba2/cuda/mma.cuh"
+#include "mamba2/cuda/packed_plan.h"
+
+namespace mamba2::cuda {
+namespace {
+
+constexpr int block_threads = 32 * packed_warps;
+constexpr int tile_rows = packed_tile_fours * four_rows;
+constexpr int x_block_bytes = block_columns * 2;  // of one column
+
+struct Job {
+  LinearRows op;
+  PackedPlan plan;
+  int parts;
+  bool vectors;  // x and the norm's weight can be read 16 bytes at a time
+};
+
+struct Lane {
+  int warp, index, g, t;
+  __device__ __forceinline__ Lane()
+      : warp(static_cast<int>(threadIdx.x) / 32),
+        index(static_cast<int>(threadIdx.x) % 32),
+        g(index / 4),
+        t(index % 4) {}
+};
+
+/// A block's shared memory.
+struct Memory {
+  std::byte* bytes;
+  const PackedPlan& plan;
+
+  __device__ __forceinline__ float* floats(int at) const { return reinterpret_cast<float*>(bytes + at); }
+  __device__ __forceinline__ float* squares() const { return floats(0); }
+  /// A tile's sums that a warp leaves: of a tile that an earlier one began, or of one that it began itself.
+  __device__ __forceinline__ float* sums(int warp, bool began) const {
+    return floats(plan.sums_at) + (2 * warp + (began ? 1 : 0)) * plan.columns * packed_sums_stride;
+  }
+  __device__ __forceinline__ float* scales(int warp) const {
+    return floats(plan.scales_at) + warp * tile_rows * packed_scales_stride;
+  }
+  /// Columns' sums of x over a block; and the block's x of one column.
+  __device__ __forceinline__ float* x_sums(int block) const {
+    return floats(plan.x_sums_at) + block * plan.sets() * packed_set_columns;
+  }
+  __device__ __forceinline__ std::byte* x(int block, int column) const {
+    return bytes + plan.x_at + (block * plan.columns + column) * x_block_bytes;
+  }
+};
+
+// ---- x ----
+
+/// Columns 4 place to 4 place + 3 of a row of x, or of the norm's weight; zeros past the last.
+__device__ __forceinline__ float4 four_of(const float* from, int place, const Job& job) {
+  if (4 * place >= job.op.inputs) return {};
+  if (job.vectors) return reinterpret_cast<const float4*>(from)[place];
+  return {from[4 * place], from[4 * place + 1], from[4 * place + 2], from[4 * place + 3]};
+}
+__device__ __forceinline__ float4 four_of(const __nv_bfloat16* from, int place, const Job& job) {
+  if (4 * place >= job.op.inputs) return {};
+  const uint2 pairs = reinterpret_cast<const uint2*>(from)[place];
+  const float2 first = unpacked(pairs.x, __nv_bfloat16()), second = unpacked(pairs.y, __nv_bfloat16());
+  return {first.x, first.y, second.x, second.y};
+}
+__device__ __forceinline__ float4 four_of_x(const Job& job, int row, int place) {
+  const ConstRows& x = job.op.x;
+  if (job.op.x_dtype == DType::f32) return four_of(static_cast<const float*>(x.data) + row * x.stride, place, job);
+  return four_of(static_cast<const __nv_bfloat16*>(x.data) + row * x.stride, place, job);
+}
+
+/// Where the four columns lie in shared memory: as the lane of the product that holds them reads its eight.
+__device__ __forceinline__ std::byte* place_in_x(const Memory& memory, int column, int place) {
+  return memory.x(place / 8, column) + x_offset(place % 8);
+}
+
+/// Each product rounded by itself, so that every form of the kernel has the same bits.
+__device__ __forceinline__ float4 scaled(const float4& v, const float4& by) {
+  return {__fmul_rn(v.x, by.x), __fmul_rn(v.y, by.y), __fmul_rn(v.z, by.z), __fmul_rn(v.w, by.w)};
+}
+
+/// Leaves four columns of a row as parts that sum to them, largest first.
+__device__ __forceinline__ void store_parts(const Job& job, const Memory& memory, int row, int place, float4 rest) {
+  for (int p = 0; p < job.parts; ++p) {
+    const uint2 pairs{packed(rest.x, rest.y, __nv_bfloat16()), packed(rest.z, rest.w, __nv_bfloat16())};
+    *reinterpret_cast<uint2*>(place_in_x(memory, row * job.parts + p, place)) = pairs;
+    const float2 first = unpacked(pairs.x, __nv_bfloat16()), second = unpacked(pairs.y, __nv_bfloat16());
+    rest = {rest.x - first.x, rest.y - first.y, rest.z - second.x, rest.w - second.y};
+  }
+}
+
+/// Leaves the sum of a block of x, from the eight lanes that have it: all of it in the row's first column.
+__device__ __forceinline__ void store_sum(const Job& job, const Memory& memory, int row, int place, float4 v) {
+  float sum = (v.x + v.y) + (v.z + v.w);
+#pragma unroll
+  for (int distance = 4; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xFFFFFFFFU, sum, distance);
+  if (place % 8 != 0) return;
+  for (int p = 0; p < job.parts; ++p) memory.x_sums(place / 8)[row * job.parts + p] = p == 0 ? sum : 0.0F;
+}
+
+/// Brings the rows of x to shared memory, with a norm scaled by its weight, and leaves their sums of squares, in an
+/// order that does not depend on how many rows there are.
+template <bool Sums>
+__device__ void prepare_x(const Job& job, const Memory& memory) {
+  constexpr int at_once = 5;  // loads of a thread that are under way together
+  const LinearRows& op = job.op;
+  const Lane lane;
+  const int places = job.plan.units * unit_columns / 4, tid = static_cast<int>(threadIdx.x);
+  const bool normed = op.norm.weight != nullptr;
+  int row = 0, place = tid;  // of the next piece: a row's after each other
+  auto step = [&](int& r, int& p) {
+    const bool row_ends = p - tid + block_threads >= places;
+    r += row_ends ? 1 : 0;
+    p = row_ends ? tid : p + block_threads;
+    return row_ends;
+  };
+  float squares = 0;
+  while (row < op.rows) {
+    float4 values[at_once], gains[at_once];
+    int loaded_row = row, loaded_place = place;
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      if (loaded_row >= op.rows) continue;
+      values[i] = four_of_x(job, loaded_row, loaded_place);
+      if (normed) gains[i] = four_of(op.norm.weight, loaded_place, job);
+      step(loaded_row, loaded_place);
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      if (row >= op.rows) continue;
+      const int own_row = row, own_place = place;
+      const bool row_ends = step(row, place);
+      float4 v = values[i];
+      if (normed) {
+        squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
+        v = scaled(v, gains[i]);
+        if (row_ends) {
+          squares = warp_sum(squares);
+          if (lane.index == 0) memory.squares()[lane.warp * packed_most_rows(3) + own_row] = squares;
+          squares = 0;
+        }
+      }
+      if (own_place >= places) continue;  // the same for a warp: places are a multiple of 64
+      store_parts(job, memory, own_row, own_place, v);
+      if constexpr (Sums) store_sum(job, memory, own_row, own_place, v);
+    }
+  }
+  __syncthreads();
+}
+
+/// 1 / rms of a row of x, from the squares that the warps have summed.
+__device__ __forceinline__ float scale_of(const LinearRows& op, const Memory& memory, int row) {
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < packed_warps; ++w) sum += memory.squares()[w * packed_most_rows(3) + row];
+  return rsqrtf(sum / static_cast<float>(op.inputs) + op.norm.eps);
+}
+
+/// This block's piece of the normed rows: the parts sum to the scaled row again, smallest first without a rounding.
+__device__ void write_normed(const Job& job, const Memory& memory) {
+  const LinearRows& op = job.op;
+  const int places = op.inputs / 4, blocks = static_cast<int>(gridDim.x);
+  const int piece = (places + blocks - 1) / blocks, first = static_cast<int>(blockIdx.x) * piece;
+  const int width = min(piece, places - first);
+  for (int i = static_cast<int>(threadIdx.x); i < width * static_cast<int>(op.rows); i += block_threads) {
+    const int row = i / width, place = first + i % width;
+    float4 sum{};
+    for (int p = job.parts - 1; p >= 0; --p) {
+      const uint2 pairs = *reinterpret_cast<const uint2*>(place_in_x(memory, row * job.parts + p, place));
+      const float2 low = unpacked(pairs.x, __nv_bfloat16()), high = unpacked(pairs.y, __nv_bfloat16());
+      sum = {sum.x + low.x, sum.y + low.y, sum.z + high.x, sum.w + high.y};
+    }
+    const float scale = scale_of(op, memory, row), values[4] = {sum.x, sum.y, sum.z, sum.w};
+    float* const to = static_cast<float*>(op.norm.normed.data) + row * op.norm.normed.stride + 4 * place;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) to[k] = values[k] * scale;
+  }
+}
+
+/// Asks for the norm's weight before the rows that it scales are there.
+__device__ void prefetch_gain(const LinearRows& op) {
+  constexpr int line_floats = 128 / static_cast<int>(sizeof(float));
+  const int at = static_cast<int>(threadIdx.x) * line_floats;
+  if (op.norm.weight != nullptr && at < op.inputs) asm volatile("prefetch.global.L2 [%0];" ::"l"(op.norm.weight + at));
+}
+
+// ---- W ----
+
+/// A stage holds a unit of a tile: the pieces' cells [piece][rows g or g + 8][lane], then the headers' [header][row].
+template <DType Type>
+struct Stage {
+  using Format = PackedFormat<Type>;
+  static constexpr int half_bytes = 32 * cell_bytes, headers_at = 2 * Format::pieces * half_bytes;
+  static constexpr int bytes = headers_at + Format::headers * tile_rows * cell_bytes;
+  static_assert(bytes == packed_tile_fours * Format::unit_bytes);
+
+  std::byte* memory;
+
+  __device__ __forceinline__ std::byte* cell(int piece, int half, const Lane& lane) const {
+    return memory + (2 * piece + half) * half_bytes + lane.index * cell_bytes;
+  }
+  __device__ __forceinline__ std::byte* header(int i, int row) const {
+    return memory + headers_at + (i * tile_rows + row) * cell_bytes;
+  }
+};
+
+/// Asks for what this lane has of a unit; rows that the tile does not have stay what they were.
+template <DType Type>
+__device__ __forceinline__ void copy_unit(const LinearRows& op, const PackedShare& share, const PackedPlace& place,
+                                          const Stage<Type>& stage, const Lane& lane) {
+  using Format = PackedFormat<Type>;
+  const int fours = share.tile_fours(place.tile);
+  const std::int64_t four_bytes = static_cast<std::int64_t>(share.units) * Format::unit_bytes;
+  const std::byte* const from = static_cast<const std::byte*>(op.weight.data) +
+                                share.tile_start(place.tile) * four_bytes + place.unit * Format::unit_bytes;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int four = lane.g / four_rows + 2 * half;
+    if (four >= fours) continue;
+    const std::byte* const cells = from + four * four_bytes + lane.index % (4 * four_rows) * cell_bytes;
+#pragma unroll
+    for (int p = 0; p < Format::pieces; ++p) copy_vector(stage.cell(p, half, lane), cells + p * piece_bytes);
+  }
+  const int row = lane.index % tile_rows, header = lane.index / tile_rows;
+  if (header < Format::headers && row / four_rows < fours)
+    copy_vector(stage.header(header, row), from + row / four_rows * four_bytes + Format::pieces * piece_bytes +
+                                               header * header_bytes + row % four_rows * cell_bytes);
+}
+
+/// What a lane has of a unit, out of its stage: cells of rows g and g + 8, and how their groups are scaled.
+template <DType Type>
+struct Unit {
+  using Format = PackedFormat<Type>;
+  uint4 cells[2][Format::pieces];
+  uint4 scales[2];      // of eight blocks in f16, where there are no super-blocks
+  const float* spread;  // else the tile's scales in shared memory
+
+  /// To be followed by __syncwarp().
+  __device__ __forceinline__ void load(const Stage<Type>& stage, const Lane& lane, float* scales_of_warp) {
+    spread = scales_of_warp + lane.g * packed_scales_stride;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane.g + 8 * half;
+#pragma unroll
+      for (int p = 0; p < Format::pieces; ++p) cells[half][p] = load_vector(stage.cell(p, half, lane));
+      if constexpr (Format::has_super_blocks) {
+        float4 own;
+        const std::byte* const header = stage.header(0, row);
+        if constexpr (Type == DType::q4_k) {
+          float scale[2], min[2];
+          q4_k_scales(load_vector(header), load_word(header + 4 * lane.t), scale, min);
+          own = {scale[0], fmaf(8.0F, scale[0], -min[0]), scale[1], fmaf(8.0F, scale[1], -min[1])};
+        } else {
+          float scale[4];
+          q6_k_scales(load_word(header + 4 * lane.t), load_word(stage.header(1, row)), scale);
+          own = {scale[0], scale[1], scale[2], scale[3]};
+        }
+        *reinterpret_cast<float4*>(scales_of_warp + row * packed_scales_stride + 4 * lane.t) = own;
+      } else {
+        scales[half] = load_vector(stage.header(0, row));
+      }
+    }
+  }
+
+  /// A block's rows g and g + 8 as the halves of a product over 32 columns.
+  __device__ __forceinline__ void quants(int block, unsigned (&a)[2][4]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      auto word = [&](int i) { return word_of(cells[half][i / 4], i % 4); };
+      const int at = quant_word<Type>(block);
+      std::uint32_t second = 0, pairs[4];
+      if constexpr (Type == DType::q8_0) second = word(at + 1);
+      if constexpr (Type == DType::q6_k) second = word(upper_bits_word(block));
+      quants_of<Type>(word(at), second, block, pairs);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[i / 2][half + 2 * (i % 2)] = pairs[i];
+    }
+  }
+
+  /// Scales of a block's two groups of 16 columns; for q4_k the second is what the sum of x is multiplied by.
+  __device__ __forceinline__ float2 scale(int block, int half) const {
+    if constexpr (Format::has_super_blocks) {
+      return *reinterpret_cast<const float2*>(spread + 8 * half * packed_scales_stride + 2 * block);
+    } else {
+      const float both = half_of(word_of(scales[half], block / 2), block % 2);
+      return {both, both};
+    }
+  }
+};
+
+/// Adds a unit's products to the tile's sums.
+template <DType Type, int Sets>
+__device__ __forceinline__ void multiply_unit(const Unit<Type>& unit, const Memory& memory, int first_block,
+                                              const Lane& lane, float (&sums)[Sets][4]) {
+  // Sets past the last column read it again: nobody reads what they sum.
+  const std::byte* x[Sets];
+#pragma unroll
+  for (int s = 0; s < Sets; ++s)
+    x[s] = memory.x(first_block, min(packed_set_columns * s + lane.g, memory.plan.columns - 1)) + lane.t * cell_bytes;
+#pragma unroll
+  for (int block = 0; block < unit_blocks; ++block) {
+    unsigned a[2][4];
+    unit.quants(block, a);
+    const float2 scale[2] = {unit.scale(block, 0), unit.scale(block, 1)};
+#pragma unroll
+    for (int s = 0; s < Sets; ++s) {
+      const uint4 b = load_vector(x[s] + block * memory.plan.columns * x_block_bytes);
+      float products[4] = {};
+      multiply(products, a[0], b.x, b.y);
+      if constexpr (Type == DType::q6_k) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          sums[s][i] = fmaf(products[i], scale[i / 2].x, sums[s][i]);
+          products[i] = 0;
+        }
+      }
+      multiply(products, a[1], b.z, b.w);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        sums[s][i] = fmaf(products[i], Type == DType::q6_k ? scale[i / 2].y : scale[i / 2].x, sums[s][i]);
+      if constexpr (PackedFormat<Type>::has_min) {
+        const float2 x_sum =
+            *reinterpret_cast<const float2*>(memory.x_sums(first_block + block) + packed_set_columns * s + 2 * lane.t);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[s][i] = fmaf(scale[i / 2].y, i % 2 == 0 ? x_sum.x : x_sum.y, sums[s][i]);
+      }
+    }
+  }
+}
+
+// ---- out ----
+
+/// Which of a tile's results the i-th of a lane is.
+struct Result {
+  int tile_row, output, row;
+  bool exists;
+
+  __device__ __forceinline__ Result(const Job& job, const PackedShare& share, int tile, int i, const Lane& lane) {
+    const int place = lane.index + 32 * i;
+    tile_row = place % tile_rows;
+    row = place / tile_rows;
+    output = share.tile_start(tile) * four_rows + tile_row;
+    exists = row < job.op.rows && tile_row < share.tile_fours(tile) * four_rows && output < job.op.outputs;
+  }
+};
+
+constexpr int results_a_lane(int sets) {
+  return sets * packed_set_columns * tile_rows / 32;
+}
+
+/// What is added to a tile's sums: on its way while they are made.
+template <int Sets>
+__device__ __forceinline__ void load_added(const Job& job, const PackedShare& share, int tile, const Lane& lane,
+                                           float (&added)[results_a_lane(Sets)]) {
+  const LinearRows& op = job.op;
+#pragma unroll
+  for (int i = 0; i < results_a_lane(Sets); ++i) {
+    const Result result(job, share, tile, i, lane);
+    added[i] = result.exists && op.bias != nullptr ? op.bias[result.output] : 0.0F;
+    if (result.exists && op.add.data != nullptr)
+      added[i] += static_cast<const float*>(op.add.data)[result.row * op.add.stride + result.output];
+  }
+}
+
+template <int Sets>
+__device__ __forceinline__ void leave_sums(const float (&sums)[Sets][4], float* to, int columns, const Lane& lane) {
+#pragma unroll
+  for (int s = 0; s < Sets; ++s) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int column = packed_set_columns * s + 2 * lane.t + i % 2;
+      if (column < columns) to[column * packed_sums_stride + lane.g + i / 2 * 8] = sums[s][i];
+    }
+  }
+}
+
+/// Writes a tile's results from the sums that this warp, which began it, and those up to `last` have left.
+template <int Sets>
+__device__ __forceinline__ void finish_tile(const Job& job, const Memory& memory, const PackedShare& share, int tile,
+                                            int last, const Lane& lane, const float (&added)[results_a_lane(Sets)]) {
+  const LinearRows& op = job.op;
+#pragma unroll
+  for (int i = 0; i < results_a_lane(Sets); ++i) {
+    const Result result(job, share, tile, i, lane);
+    if (!result.exists) continue;
+    float sum = 0;
+    for (int w = lane.warp; w <= last; ++w) {
+      if (!share.has_units(w)) continue;
+      const float* const from =
+          memory.sums(w, w == lane.warp) + result.row * job.parts * packed_sums_stride + result.tile_row;
+      float row_sum = 0;  // of the row's parts, smallest first
+      for (int p = job.parts - 1; p >= 0; --p) row_sum += from[p * packed_sums_stride];
+      sum += row_sum;
+    }
+    const float scale = op.norm.weight != nullptr ? scale_of(op, memory, result.row) : 1.0F;
+    static_cast<float*>(op.out.data)[result.row * op.out.stride + result.output] = fmaf(sum, scale, added[i]);
+  }
+}
+
+template <int Sets>
+__device__ __forceinline__ void clear(float (&sums)[Sets][4]) {
+#pragma unroll
+  for (int s = 0; s < Sets; ++s) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[s][i] = 0;
+  }
+}
+
+/// Waits until the oldest of so many groups of this lane's copies is there.
+__device__ __forceinline__ void wait_for_oldest(int groups) {
+  switch (groups) {
+    case 1: return wait_copies<0>();
+    case 2: return wait_copies<1>();
+    case 3: return wait_copies<2>();
+    case 4: return wait_copies<3>();
+    case 5: return wait_copies<4>();
+    default: return wait_copies<5>();
+  }
+}
+
+template <DType Type, int Sets>
+__global__ void __launch_bounds__(block_threads, Sets == 1 ? 2 : 1) packed_kernel(const __grid_constant__ Job job) {
+  extern __shared__ __align__(128) std::byte shared[];
+  const Memory memory{shared, job.plan};
+  const PackedShare share(job.plan, static_cast<int>(blockIdx.x));
+  const Lane lane;
+  const int begin = share.start_of(lane.warp), end = share.start_of(lane.warp + 1), stages = job.plan.stages;
+  std::byte* const ring = shared + job.plan.ring_at + lane.warp * stages * Stage<Type>::bytes;
+  PackedPlace at(share, begin), copied = at;
+  for (int i = 0; i < stages; ++i) {
+    if (begin + i < end) copy_unit<Type>(job.op, share, copied, {ring + i * Stage<Type>::bytes}, lane);
+    commit_copies();
+    copied.next(share);
+  }
+  prefetch_gain(job.op);
+  wait_for_previous();
+  prepare_x<PackedFormat<Type>::has_min>(job, memory);
+  if (job.op.norm.weight != nullptr) write_normed(job, memory);
+  float sums[Sets][4] = {}, added[results_a_lane(Sets)];
+  int place = 0;       // in the ring
+  bool began = false;  // this tile
+  for (int number = begin; number < end; ++number) {
+    if (at.unit == 0) {
+      began = true;
+      load_added<Sets>(job, share, at.tile, lane, added);
+    }
+    const Stage<Type> stage{ring + place * Stage<Type>::bytes};
+    wait_for_oldest(stages);
+    __syncwarp();
+    Unit<Type> weights;
+    weights.load(stage, lane, memory.scales(lane.warp));
+    __syncwarp();
+    if (number + stages < end) copy_unit<Type>(job.op, share, copied, stage, lane);
+    commit_copies();
+    copied.next(share);
+    if (++place == stages) place = 0;
+    multiply_unit<Type, Sets>(weights, memory, at.unit * unit_blocks, lane, sums);
+    const bool tile_ends = at.unit == share.units - 1;
+    if (tile_ends || number + 1 == end) leave_sums<Sets>(sums, memory.sums(lane.warp, began), job.plan.columns, lane);
+    if (tile_ends) {
+      if (began) {
+        __syncwarp();
+        finish_tile<Sets>(job, memory, share, at.tile, lane.warp, lane, added);
+        __syncwarp();
+      }
+      began = false;
+      clear(sums);
+    } else if (number + 1 == end) {
+      break;  // `at` stays in the tile that others end
+    }
+    at.next(share);
+  }
+  __syncthreads();
+  if (began) finish_tile<Sets>(job, memory, share, at.tile, share.last_of(at.tile), lane, added);
+}
+
+template <DType Type, int Sets>
+void launch(const Job& job, cudaStream_t stream) {
+  auto* const kernel = packed_kernel<Type, Sets>;
+  static const bool raised = [&] {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, current_device().shared_bytes),
+          "linear (packed)");
+    return true;
+  }();
+  (void)raised;
+  launch_early<const Job>(kernel, job, dim3(static_cast<unsigned>(job.plan.blocks)), block_threads, "linear (packed)",
+                          stream, static_cast<std::size_t>(job.plan.bytes));
+}
+
+template <DType Type>
+void launch_for_sets(const Job& job, cudaStream_t stream) {
+  switch (job.plan.sets()) {
+    case 1: return launch<Type, 1>(job, stream);
+    case 2: return launch<Type, 2>(job, stream);
+    default: return launch<Type, packed_most_sets>(job, stream);
+  }
+}
+
+void launch_for_dtype(const Job& job, cudaStream_t stream) {
+  switch (job.op.weight_dtype) {
+    case DType::q8_0: return launch_for_sets<DType::q8_0>(job, stream);
+    case DType::q4_0: return launch_for_sets<DType::q4_0>(job, stream);
+    case DType::q4_k: return launch_for_sets<DType::q4_k>(job, stream);
+    case DType::q6_k: return launch_for_sets<DType::q6_k>(job, stream);
+    default: fail_dtype("linear (packed)", job.op.weight_dtype, "q8_0, q4_0, q4_k or q6_k");
+  }
+}
+
+PackedPlan plan_of(const LinearRows& op, int parts) {
+  const DeviceProperties& device = current_device();
+  return packed_plan({op.weight_dtype, op.inputs, op.outputs, op.rows, parts}, device.multiprocessors,
+                     device.shared_bytes);
+}
+
+bool aligned(const void* data, std::int64_t stride) {
+  return reinterpret_cast<std::uintptr_t>(data) % vector_bytes == 0 && stride % vector_elements<float> == 0;
+}
+
+}  // namespace
+
+bool linear_packed_holds(DType dtype, std::int64_t inputs) {
+  if (inputs <= 0 || inputs > std::numeric_limits<int>::max()) return false;
+  LinearRows op;
+  op.rows = op.outputs = 1;
+  op.inputs = static_cast<int>(inputs);
+  op.weight_dtype = dtype;
+  return plan_of(op, 3).rows > 0;
+}
+
+void linear_packed(const LinearRows& op, cudaStream_t stream) {
+  if (op.rows == 0 || op.outputs == 0) return;
+  const int parts = op.x_dtype == DType::f32 ? 3 : 1;
+  const int together = plan_of(op, parts).rows;
+  if (together == 0) fail_dtype("linear (packed)", op.weight_dtype, "rows that shared memory holds");
+  for (std::int64_t first = 0; first < op.rows; first += together) {
+    const LinearRows part = some_rows(op, first, std::min<std::int64_t>(together, op.rows - first));
+    const bool vectors = aligned(part.x.data, part.x.stride) && aligned(part.norm.weight, 0);
+    launch_for_dtype({part, plan_of(part, parts), parts, vectors}, stream);
+  }
+}
+
+}  // namespace mamba2::cuda
