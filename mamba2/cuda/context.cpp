@@ -9,6 +9,7 @@
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/norm.h"
+#include "mamba2/cuda/packed_weight.h"
 
 namespace mamba2::cuda {
 namespace {
@@ -104,9 +105,17 @@ CudaWeight::CudaWeight(WeightRole role, const Tensor& host, DType asked, DType h
     convert(host, converted);
     from = converted;
   }
-  matrix = Tensor(context.memory.allocate(from.bytes()), held, host.shape, {.kind = DeviceKind::cuda});
+  HostBuffer packed;
+  if (is_packed(held)) {
+    packed = HostBuffer(packed_bytes(held, host.size(0), host.size(1)));
+    pack(from, {static_cast<std::byte*>(packed.data()), packed.size()});
+    from = Tensor(packed.data(), DType::u8, {static_cast<std::int64_t>(packed.size())});
+  }
+  bytes_ = from.bytes();
+  void* const memory = context.memory.allocate(bytes_);
+  matrix = Tensor(memory, held, host.shape, {.kind = DeviceKind::cuda});
   try {
-    context.memory.from_host(from, matrix);
+    context.memory.from_host(from, Tensor(memory, from.dtype, from.shape, matrix.device));
   } catch (...) {
     context.memory.free(matrix.data);
     throw;

@@ -78,12 +78,13 @@ class CudaWeight : public PreparedWeight {
   /// host is of dtype `held`, or is converted to it.
   CudaWeight(WeightRole role, const Tensor& host, DType asked, DType held, Context& context);
   ~CudaWeight() override;
-  std::size_t bytes() const override { return matrix.bytes(); }
+  std::size_t bytes() const override { return bytes_; }
 
-  Tensor matrix;
+  Tensor matrix;  // of a quantised dtype: data is what pack() makes, and no view of it but the whole is one
 
  private:
   Context& context_;
+  std::size_t bytes_;
   bool counts_;  // among the context's f32_matrices
 };
 

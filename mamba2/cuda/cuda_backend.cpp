@@ -9,6 +9,8 @@
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/context.h"
 #include "mamba2/cuda/fingerprint.h"
+#include "mamba2/cuda/linear.h"
+#include "mamba2/cuda/packed_weight.h"
 #include "mamba2/cuda/piece_tokens.h"
 #include "mamba2/tensor/quantized.h"
 
@@ -99,8 +101,9 @@ void CudaBackend::free_bytes(void* memory, std::size_t) noexcept {
   context_.memory.free(memory);
 }
 
-/// What the device holds where held_as was asked for.
-DType device_dtype(DType held_as) {
+/// What the device holds where held_as was asked for, in rows of so many columns.
+DType device_dtype(DType held_as, std::int64_t columns) {
+  if (cuda::is_packed(held_as) && cuda::linear_packed_holds(held_as, columns)) return held_as;
   if (is_quantized(held_as)) return DType::f16;
   return held_as == DType::f64 ? DType::f32 : held_as;
 }
@@ -110,7 +113,7 @@ std::unique_ptr<PreparedWeight> CudaBackend::prepare(WeightRole role, const Tens
   const bool can_hold = is_floating(held_as) || held_as == host.dtype || can_quantize(held_as);
   require((is_floating(host.dtype) || is_quantized(host.dtype)) && can_hold,
           "the cuda backend can't hold a {} matrix as {}", mamba2::name(host.dtype), mamba2::name(held_as));
-  const DType held = device_dtype(held_as);
+  const DType held = device_dtype(held_as, host.size(1));
   cuda::Context& context = settled();
   if (!is_quantized(held_as) || host.dtype == held_as)
     return std::make_unique<cuda::CudaWeight>(role, host, held_as, held, context);
@@ -159,6 +162,7 @@ cuda::Summary cuda::describe() {
   summary.blas = BlasLt::open(why) != nullptr ? "cuBLASLt" : why;
   summary.tuned_shapes = "decode: head_dim 64, state_size 64, 128 or 256, conv_kernel 2 to 4";
   if (properties.major == 9) summary.tuned_shapes += "; prompts in 16 bits: head_dim 64, state_size 64 or 128";
+  summary.tuned_shapes += "; weights kept in q8_0, q4_0, q4_k and q6_k";
   return summary;
 }
 

@@ -30,11 +30,12 @@ Summary describe();
 }  // namespace cuda
 
 /// The implementation on NVIDIA GPUs of compute capability 8.0 and later: activations in f32; state in f32 or bf16;
-/// weights f32, bf16 or f16 as stored.  Quantised weights are held as f16.
+/// weights f32, bf16 or f16 as stored, and q8_0, q4_0, q4_k and q6_k in their bits.  Other quantised weights are held
+/// as f16, as are rows longer than a block's shared memory holds.
 ///
 /// Products of up to eight rows are computed in f32 from the weights as they are, so that a sequence's decode does not
 /// depend on its neighbours.  With Precision::fast and no f32 matrix in the model, larger products and prompts round
-/// their inputs to 16 bits.
+/// their inputs to 16 bits, and those of more than a few dozen rows quantised weights too.
 ///
 /// Indices from the device are not checked on the host: an id, row, label or position outside its tensor gives NaN.
 /// Throws Error where there is no usable GPU.

@@ -91,21 +91,83 @@ TEST_F(CudaBackendOps, LinearInF16TakesRowsPastItsRange) {
   });
 }
 
-TEST_F(CudaBackendOps, LinearOfQuantisedWeights) {
-  // held as f16: half a unit of each weight, beside the rounding of x where rows are many
-  for (const DType held : {DType::q8_0, DType::q4_0, DType::q4_k, DType::q6_k})
-    for (const std::int64_t rows : {1, 4, 40}) {
-      const Product p{rows, 512, 160, held, false, true};
-      agree(text_of(p), fast(), foldings + 2 * f16_inputs, [&](Operands& o) {
-        Linear op{.x = o.dense(Shape{p.rows, p.in}),
-                  .weight = o.weight(p.out, p.in, DType::f32, p.held),
-                  .bias = {},
-                  .add = o.dense(Shape{p.rows, p.out}),
-                  .out = o.unwritten(p.rows, p.out)};
-        o.backend().run(op);
-        o.result(op.out);
-      });
-    }
+constexpr std::initializer_list<DType> packed_dtypes{DType::q8_0, DType::q4_0, DType::q4_k, DType::q6_k};
+
+Body quantised_product_of(const Product& p) {
+  return [p](Operands& o) {
+    Linear op{.x = o.dense(Shape{p.rows, p.in}),
+              .weight = o.weight(p.out, p.in, DType::f32, p.held),
+              .bias = {},
+              .add = {},
+              .out = o.unwritten(p.rows, p.out)};
+    if (p.bias) op.bias = o.dense(Shape{p.out});
+    if (p.add) op.add = o.dense(Shape{p.rows, p.out});
+    o.backend().run(op);
+    o.result(op.out);
+  };
+}
+
+TEST_F(CudaBackendOps, LinearOfQuantisedWeightsInF32) {
+  // few rows always, all of them where nothing may be rounded; past packed_rows_limit by f32 weights
+  for (const DType held : packed_dtypes)
+    for (const std::int64_t rows : {1, 2, 5, 8, 9, 65})
+      for (const std::int64_t in : {256, 2560})
+        for (const std::int64_t out : {1, 7, 515}) {
+          const Product p{rows, in, out, held, out % 2 == 0, out % 2 == 1};
+          agree(text_of(p), exact(), foldings, quantised_product_of(p));
+        }
+}
+
+TEST_F(CudaBackendOps, LinearOfQuantisedWeightsWithRowsOfX) {
+  // rows that are no multiple of 256, unaligned rows of x
+  for (const DType held : {DType::q8_0, DType::q4_0})
+    for (const std::int64_t rows : {1, 4, 70})
+      for (const std::int64_t in : {32, 96, 288, 1504})
+        agree(text_of(Product{rows, in, 131, held, false, false}), exact(), foldings, [&](Operands& o) {
+          const Tensor x = o.rows(rows, in), out = o.unwritten(rows, 131);
+          const PreparedWeight* weight = o.weight(131, in, DType::f32, held);
+          o.backend().run(Linear{.x = x, .weight = weight, .bias = {}, .add = {}, .out = out});
+          o.result(out);
+        });
+}
+
+TEST_F(CudaBackendOps, LinearOfQuantisedWeightsInBf16) {
+  // x rounded to bf16; past packed_rows_limit the weights too, with what both roundings have together
+  constexpr double both = bf16_inputs * 0x1p-9;
+  for (const DType held : packed_dtypes)
+    for (const std::int64_t rows : {9, 24, 25, 64, 65, 200})
+      for (const bool add : {false, true}) {
+        const Product p{rows, 512, 515, held, !add, add};
+        const double roundings = rows <= 64 ? bf16_inputs : 2 * bf16_inputs + both;
+        agree(text_of(p), fast(), foldings + roundings, quantised_product_of(p));
+      }
+}
+
+TEST_F(CudaBackendOps, QuantisedWeightsKeepTheirBytesOnTheDevice) {
+  const HostTensor zeros(DType::f32, Shape{1024, 512});
+  for (const DType held : {DType::q8_0, DType::q4_0, DType::q4_k})
+    EXPECT_EQ(exact().prepare(WeightRole::linear, zeros, held)->bytes(), bytes_for(held, 1024 * 512)) << name(held);
+  EXPECT_EQ(exact().prepare(WeightRole::linear, zeros, DType::q6_k)->bytes(),
+            bytes_for(DType::q6_k, 1024 * 512) / 15 * 16);
+}
+
+TEST_F(CudaBackendOps, ARowsBitsDoNotDependOnTheOtherRowsOfAQuantisedProduct) {
+  for (const DType held : packed_dtypes)
+    for (const std::int64_t rows : {2, 3, 5, 8})
+      for (const std::int64_t in : {512, 2560, 5120}) {
+        auto product = [&](bool one_by_one) {
+          return results_of(exact(), 5, [&](Operands& o) {
+            const Tensor x = o.dense(Shape{rows, in}), y = o.unwritten(rows, 70);
+            const PreparedWeight* weight = o.weight(70, in, DType::f32, held);
+            const std::int64_t step = one_by_one ? 1 : rows;
+            for (std::int64_t i = 0; i < rows; i += step)
+              o.backend().run(Linear{
+                  .x = x.slice(0, i, step), .weight = weight, .bias = {}, .add = {}, .out = y.slice(0, i, step)});
+            o.result(y);
+          });
+        };
+        EXPECT_EQ(product(true), product(false)) << name(held) << " " << rows << " x " << in;
+      }
 }
 
 TEST_F(CudaBackendOps, ARowsBitsDoNotDependOnTheOtherRowsWhereTheyAreFew) {

@@ -63,6 +63,18 @@ TEST_F(CudaBackendOps, Embedding) {
       });
 }
 
+TEST_F(CudaBackendOps, EmbeddingOfQuantisedTables) {
+  for (const DType held : {DType::q8_0, DType::q4_0, DType::q4_k, DType::q6_k})
+    for (const std::int64_t width : {256, 768, 2560})
+      agree(fmt::format("{} width {}", name(held), width), exact(), 0, [&](Operands& o) {
+        const mamba2::Embedding op{.ids = o.integers({4, 0, 4, 2}),
+                                   .weight = o.weight(5, width, DType::f32, held),
+                                   .out = o.unwritten(4, width)};
+        o.backend().run(op);
+        o.result(op.out);
+      });
+}
+
 constexpr std::initializer_list<std::int64_t> widths{1, 3, 4, 7, 8, 33, 100, 768};
 
 TEST_F(CudaBackendOps, RmsNorm) {
