@@ -60,6 +60,7 @@ int run(std::vector<std::string> wanted) {
   const std::map<std::string, std::function<void()>> benchmarks{{"decode", bench_decode},
                                                                 {"decode_chain", bench_decode_chain},
                                                                 {"lengths", bench_lengths},
+                                                                {"packed", bench_packed},
                                                                 {"rows", bench_rows},
                                                                 {"ssd_scan", bench_ssd_scan}};
   cudaDeviceProp properties{};

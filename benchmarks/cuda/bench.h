@@ -29,6 +29,7 @@ void bench_ssd_scan();
 void bench_decode();
 void bench_decode_chain();
 void bench_lengths();
+void bench_packed();
 void bench_rows();
 
 }  // namespace mamba2::cuda

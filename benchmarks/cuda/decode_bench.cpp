@@ -4,6 +4,8 @@
 #include "benchmarks/cuda/bench.h"
 #include "benchmarks/cuda/decode_product.h"
 #include "mamba2/cuda/mixer_step.h"
+#include "mamba2/cuda/packed_weight.h"
+#include "mamba2/cuda/unpack_rows.h"
 #include "tests/cuda/support.h"
 
 namespace mamba2::cuda {
@@ -23,10 +25,41 @@ void bench_product(const std::string& what, int rows, int inputs, int outputs) {
   const DeviceArray weight =
       random_elements(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs), DType::bf16, random);
   const DeviceArray out(static_cast<std::size_t>(rows * outputs) * 4);
-  const LinearRows product = decode_product(rows, inputs, outputs, x, weight, out);
+  const LinearRows product = decode_product(rows, inputs, outputs, x, weight, DType::bf16, out);
   const double milliseconds = median_milliseconds([&](cudaStream_t stream) { multiply(product, stream); });
   report(fmt::format("linear {} {} x {} x {}", what, rows, inputs, outputs), milliseconds,
          2.0 * static_cast<double>(outputs) * inputs + 4.0 * static_cast<double>(rows) * (inputs + outputs));
+}
+
+/// The same with a packed weight, whose bits are random: f16 scales of every size, and what a kernel reads is what
+/// counts.
+void bench_packed_product(const std::string& what, DType dtype, int rows, int inputs, int outputs) {
+  Random random(1);
+  const DType x_dtype = rows > few_rows_limit ? DType::bf16 : DType::f32;
+  const DeviceArray x =
+      random_elements(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs), x_dtype, random);
+  const std::size_t bytes = packed_bytes(dtype, outputs, inputs);
+  const DeviceArray weight = random_elements(bytes / 2, DType::bf16, random);
+  const DeviceArray out(static_cast<std::size_t>(rows) * static_cast<std::size_t>(outputs) * 4);
+  const LinearRows product = decode_product(rows, inputs, outputs, x, weight, dtype, out);
+  const double milliseconds = median_milliseconds([&](cudaStream_t stream) { multiply(product, stream); });
+  report(fmt::format("linear {} {} {} x {} x {}", name(dtype), what, rows, inputs, outputs), milliseconds,
+         static_cast<double>(bytes) + 4.0 * static_cast<double>(rows) * (inputs + outputs));
+}
+
+/// Unpacking a weight for a product of many rows.
+void bench_unpacking(DType dtype, int inputs, int outputs) {
+  Random random(1);
+  const std::size_t bytes = packed_bytes(dtype, outputs, inputs);
+  const std::size_t elements = static_cast<std::size_t>(inputs) * static_cast<std::size_t>(outputs);
+  const DeviceArray weight = random_elements(bytes / 2, DType::bf16, random), out(elements * 2);
+  UnpackRows op{.count = outputs, .columns = inputs, .weight = weight.data(), .weight_dtype = dtype};
+  op.weight_rows = outputs;
+  op.out = {out.data(), inputs};
+  op.out_dtype = DType::bf16;
+  const double milliseconds = median_milliseconds([&](cudaStream_t stream) { unpack_rows(op, stream); });
+  report(fmt::format("unpack {} {} x {}", name(dtype), outputs, inputs), milliseconds,
+         static_cast<double>(bytes) + 2.0 * static_cast<double>(elements));
 }
 
 void bench_step(const Model& model, int sequences, DType state_dtype, bool by_chance) {
@@ -73,6 +106,19 @@ void bench_step(const Model& model, int sequences, DType state_dtype, bool by_ch
 }
 
 }  // namespace
+
+void bench_packed() {
+  for (const DType dtype : {DType::q8_0, DType::q4_0, DType::q4_k, DType::q6_k}) {
+    for (const int rows : {1, 2, 8, 16, 32, 64}) {
+      bench_packed_product("2.7b in_proj", dtype, rows, 2560, 10576);
+      bench_packed_product("2.7b out_proj", dtype, rows, 5120, 2560);
+      bench_packed_product("2.7b lm_head", dtype, rows, 2560, 50288);
+      bench_packed_product("130m in_proj", dtype, rows, 768, 3352);
+      bench_packed_product("130m out_proj", dtype, rows, 1536, 768);
+    }
+    bench_unpacking(dtype, 2560, 10576);
+  }
+}
 
 void bench_decode() {
   for (const int rows : {1, 8, 16, 32}) {

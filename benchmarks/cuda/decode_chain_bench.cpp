@@ -10,6 +10,7 @@
 #include "benchmarks/cuda/decode_product.h"
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/mixer_step.h"
+#include "mamba2/cuda/packed_weight.h"
 #include "tests/cuda/support.h"
 
 namespace mamba2::cuda {
@@ -25,8 +26,9 @@ constexpr int head_dim = 64, state_size = 128, groups = 1;
 
 class Chain {
  public:
-  Chain(const Model& model, int rows)
+  Chain(const Model& model, int rows, DType weight_dtype)
       : rows_(rows),
+        weight_dtype_(weight_dtype),
         hidden_(model.hidden_size),
         inner_(model.num_heads * head_dim),
         conv_dim_(inner_ + 2 * groups * state_size),
@@ -40,11 +42,9 @@ class Chain {
     vector_ = elements(static_cast<std::size_t>(projected_) * 4, DType::f32);
     arrivals_ = DeviceArray(std::vector<std::int32_t>(count, 0));
     for (int i = 0; i < model.layers; ++i)
-      layers_.push_back(
-          {elements(static_cast<std::size_t>(projected_) * static_cast<std::size_t>(hidden_), DType::bf16),
-           elements(static_cast<std::size_t>(inner_) * static_cast<std::size_t>(hidden_), DType::bf16),
-           elements(count * static_cast<std::size_t>(inner_) * state_size, DType::f32),
-           elements(count * static_cast<std::size_t>(conv_dim_) * 3, DType::f32)});
+      layers_.push_back({weight(projected_, hidden_), weight(hidden_, inner_),
+                         elements(count * static_cast<std::size_t>(inner_) * state_size, DType::f32),
+                         elements(count * static_cast<std::size_t>(conv_dim_) * 3, DType::f32)});
   }
 
   /// Microseconds a layer of a graph of those parts of all layers: the median of its replays.
@@ -90,9 +90,17 @@ class Chain {
     DeviceArray in_proj, out_proj, ssm_state, conv_state;
   };
 
+  /// Random bits where it is packed: as f16, those of bf16s near 1 are near 2.
+  DeviceArray weight(int outputs, int inputs) {
+    const std::size_t bytes = weight_dtype_ == DType::bf16
+                                  ? 2 * static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs)
+                                  : packed_bytes(weight_dtype_, outputs, inputs);
+    return random_elements(bytes / 2, DType::bf16, random_);
+  }
+
   void product(const DeviceArray& x, int inputs, const DeviceArray& weight, int outputs, const DeviceArray& out,
                const ConstRows& add, cudaStream_t stream) const {
-    LinearRows op = decode_product(rows_, inputs, outputs, x, weight, out);
+    LinearRows op = decode_product(rows_, inputs, outputs, x, weight, weight_dtype_, out);
     op.add = add;
     if (op.x_dtype == DType::f32)
       op.norm = {.weight = vector_.floats(), .eps = 1e-5F, .normed = {normed_.data(), inputs}};
@@ -116,7 +124,9 @@ class Chain {
     mixer_step(op, stream);
   }
 
-  int rows_, hidden_, inner_, conv_dim_, projected_, heads_;
+  int rows_;
+  DType weight_dtype_;
+  int hidden_, inner_, conv_dim_, projected_, heads_;
   Random random_{1};
   DeviceArray residual_{std::size_t{4}}, normed_{std::size_t{4}}, zxBCdt_{std::size_t{4}}, y_{std::size_t{4}},
       convolved_{std::size_t{4}}, vector_{std::size_t{4}}, arrivals_{std::size_t{4}};
@@ -127,12 +137,14 @@ class Chain {
 
 void bench_decode_chain() {
   for (const Model& model : models)
-    for (const int rows : {1, 8, 16}) {
-      Chain chain(model, rows);
-      fmt::print("{} batch {:2}, us a layer: all {:6.2f}   in_proj {:6.2f}   mixer {:6.2f}   out_proj {:6.2f}\n",
-                 model.name, rows, chain.microseconds(true, true, true), chain.microseconds(true, false, false),
-                 chain.microseconds(false, true, false), chain.microseconds(false, false, true));
-    }
+    for (const DType dtype : {DType::bf16, DType::q8_0, DType::q4_0, DType::q4_k})
+      for (const int rows : {1, 8, 16}) {
+        Chain chain(model, rows, dtype);
+        fmt::print("{} {} batch {:2}, us a layer: all {:6.2f}   in_proj {:6.2f}   mixer {:6.2f}   out_proj {:6.2f}\n",
+                   model.name, name(dtype), rows, chain.microseconds(true, true, true),
+                   chain.microseconds(true, false, false), chain.microseconds(false, true, false),
+                   chain.microseconds(false, false, true));
+      }
 }
 
 }  // namespace mamba2::cuda
