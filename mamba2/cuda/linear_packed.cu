@@ -13,8 +13,8 @@
 // of 256 columns, one after the other, are cut in equal runs for eight warps, which meet again at the very end; a tile
 // that several warps have parts of is finished by the one that began it.
 //
-// In flight: each lane copies the 16 bytes that it will use itself to a ring in shared memory, two to six units of 16
-// rows ahead, so no barrier stands between a warp and its weights.  Weights never change, so it starts before the
+// In flight: each lane copies the 16 bytes that it will use itself to a ring in shared memory, two to four units of
+// 16 rows ahead, so no barrier stands between a warp and its weights.  Weights never change, so it starts before the
 // kernel ahead, which leaves x, is done.
 #include <algorithm>
 #include <limits>
@@ -229,28 +229,52 @@ struct Stage {
   }
 };
 
-/// Asks for what this lane has of a unit; rows that the tile does not have stay what they were.
+/// Where a lane's share of the next unit is that it asks for.
 template <DType Type>
-__device__ __forceinline__ void copy_unit(const LinearRows& op, const PackedShare& share, const PackedPlace& place,
-                                          const Stage<Type>& stage, const Lane& lane) {
+struct Source {
   using Format = PackedFormat<Type>;
-  const int fours = share.tile_fours(place.tile);
-  const std::int64_t four_bytes = static_cast<std::int64_t>(share.units) * Format::unit_bytes;
-  const std::byte* const from = static_cast<const std::byte*>(op.weight.data) +
-                                share.tile_start(place.tile) * four_bytes + place.unit * Format::unit_bytes;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int four = lane.g / four_rows + 2 * half;
-    if (four >= fours) continue;
-    const std::byte* const cells = from + four * four_bytes + lane.index % (4 * four_rows) * cell_bytes;
-#pragma unroll
-    for (int p = 0; p < Format::pieces; ++p) copy_vector(stage.cell(p, half, lane), cells + p * piece_bytes);
+  PackedPlace place;
+  const std::byte *cells[2], *header;  // of rows g and g + 8; of its row of headers
+  bool has_cells[2], has_header;       // the tile has those rows
+
+  __device__ __forceinline__ Source(const LinearRows& op, const PackedShare& share, int number, const Lane& lane)
+      : place(share, number) {
+    find(op, share, lane);
   }
-  const int row = lane.index % tile_rows, header = lane.index / tile_rows;
-  if (header < Format::headers && row / four_rows < fours)
-    copy_vector(stage.header(header, row), from + row / four_rows * four_bytes + Format::pieces * piece_bytes +
-                                               header * header_bytes + row % four_rows * cell_bytes);
-}
+  __device__ __forceinline__ void find(const LinearRows& op, const PackedShare& share, const Lane& lane) {
+    const int fours = share.tile_fours(place.tile), row = lane.index % tile_rows, which = lane.index / tile_rows;
+    const std::int64_t four_bytes = static_cast<std::int64_t>(share.units) * Format::unit_bytes;
+    const std::byte* const from = static_cast<const std::byte*>(op.weight.data) +
+                                  share.tile_start(place.tile) * four_bytes + place.unit * Format::unit_bytes;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int four = lane.g / four_rows + 2 * half;
+      has_cells[half] = four < fours;
+      cells[half] = from + four * four_bytes + lane.index % (4 * four_rows) * cell_bytes;
+    }
+    has_header = which < Format::headers && row / four_rows < fours;
+    header = from + row / four_rows * four_bytes + Format::pieces * piece_bytes + which * header_bytes +
+             row % four_rows * cell_bytes;
+  }
+  __device__ __forceinline__ void next(const LinearRows& op, const PackedShare& share, const Lane& lane) {
+    place.next(share);
+    if (place.unit == 0) return find(op, share, lane);
+    cells[0] += Format::unit_bytes;
+    cells[1] += Format::unit_bytes;
+    header += Format::unit_bytes;
+  }
+
+  /// Asks for it; rows that the tile does not have stay what they were.
+  __device__ __forceinline__ void copy(const Stage<Type>& stage, const Lane& lane) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (!has_cells[half]) continue;
+#pragma unroll
+      for (int p = 0; p < Format::pieces; ++p) copy_vector(stage.cell(p, half, lane), cells[half] + p * piece_bytes);
+    }
+    if (has_header) copy_vector(stage.header(lane.index / tile_rows, lane.index % tile_rows), header);
+  }
+};
 
 /// What a lane has of a unit, out of its stage: cells of rows g and g + 8, and how their groups are scaled.
 template <DType Type>
@@ -433,14 +457,11 @@ __device__ __forceinline__ void clear(float (&sums)[Sets][4]) {
 
 /// Waits until the oldest of so many groups of this lane's copies is there.
 __device__ __forceinline__ void wait_for_oldest(int groups) {
-  switch (groups) {
-    case 1: return wait_copies<0>();
-    case 2: return wait_copies<1>();
-    case 3: return wait_copies<2>();
-    case 4: return wait_copies<3>();
-    case 5: return wait_copies<4>();
-    default: return wait_copies<5>();
-  }
+  static_assert(packed_most_stages == 4);
+  if (groups == 2) return wait_copies<1>();
+  if (groups == 4) return wait_copies<3>();
+  if (groups == 3) return wait_copies<2>();
+  wait_copies<0>();
 }
 
 template <DType Type, int Sets>
@@ -451,11 +472,12 @@ __global__ void __launch_bounds__(block_threads, Sets == 1 ? 2 : 1) packed_kerne
   const Lane lane;
   const int begin = share.start_of(lane.warp), end = share.start_of(lane.warp + 1), stages = job.plan.stages;
   std::byte* const ring = shared + job.plan.ring_at + lane.warp * stages * Stage<Type>::bytes;
-  PackedPlace at(share, begin), copied = at;
+  PackedPlace at(share, begin);
+  Source<Type> source(job.op, share, begin, lane);
   for (int i = 0; i < stages; ++i) {
-    if (begin + i < end) copy_unit<Type>(job.op, share, copied, {ring + i * Stage<Type>::bytes}, lane);
+    if (begin + i < end) source.copy({ring + i * Stage<Type>::bytes}, lane);
     commit_copies();
-    copied.next(share);
+    source.next(job.op, share, lane);
   }
   prefetch_gain(job.op);
   wait_for_previous();
@@ -475,9 +497,9 @@ __global__ void __launch_bounds__(block_threads, Sets == 1 ? 2 : 1) packed_kerne
     Unit<Type> weights;
     weights.load(stage, lane, memory.scales(lane.warp));
     __syncwarp();
-    if (number + stages < end) copy_unit<Type>(job.op, share, copied, stage, lane);
+    if (number + stages < end) source.copy(stage, lane);
     commit_copies();
-    copied.next(share);
+    source.next(job.op, share, lane);
     if (++place == stages) place = 0;
     multiply_unit<Type, Sets>(weights, memory, at.unit * unit_blocks, lane, sums);
     const bool tile_ends = at.unit == share.units - 1;

@@ -137,6 +137,18 @@ MAMBA2_ANYWHERE std::uint32_t exact_difference(std::uint32_t a, std::uint32_t b)
 #endif
 }
 
+/// (bits & mask) | with, in one instruction: the compiler makes two where both others are constants.
+MAMBA2_ANYWHERE std::uint32_t put_in_place(std::uint32_t bits, std::uint32_t mask, std::uint32_t with) {
+#ifdef __CUDA_ARCH__
+  constexpr int and_or = 0xEA;
+  std::uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(result) : "r"(bits), "r"(mask), "r"(with), "n"(and_or));
+  return result;
+#else
+  return (bits & mask) | with;
+#endif
+}
+
 /// A lane's eight quants of a block as pairs of bf16, exactly: e0 e1, e2 e3, e4 e5, e6 e7.  q4_k's are less by 8.
 /// words: of the block; for q6_k the second is its upper bits' word.
 ///
@@ -150,14 +162,14 @@ MAMBA2_ANYWHERE void quants_of(std::uint32_t word, std::uint32_t second, int blo
     if constexpr (Type == DType::q8_0) {
       // The lower seven bits, less 128 where the sign's bit is set: put in place it doubles 128.
       const std::uint32_t bytes = (i < 2 ? word : second) >> (8 * (i % 2));
-      pairs[i] = exact_difference((bytes & 0x007F007F) | of_128, (bytes & 0x00800080) | of_128);
+      pairs[i] = exact_difference(put_in_place(bytes, 0x007F007F, of_128), put_in_place(bytes, 0x00800080, of_128));
     } else if constexpr (Type == DType::q6_k) {
       const int at = 2 * (4 * (block % 2) + i);  // of the first of the pair in its half of the word
       const std::uint32_t upper = at >= 4 ? second >> (at - 4) : second << (4 - at);
-      const std::uint32_t lower = ((word >> (4 * i)) & nibbles) | of_128;
-      pairs[i] = exact_difference((upper & 0x00300030) | lower, of_160);
+      const std::uint32_t lower = put_in_place(word >> (4 * i), nibbles, of_128);
+      pairs[i] = exact_difference(put_in_place(upper, 0x00300030, lower), of_160);
     } else {
-      pairs[i] = exact_difference(((word >> (4 * i)) & nibbles) | of_128, of_136);
+      pairs[i] = exact_difference(put_in_place(word >> (4 * i), nibbles, of_128), of_136);
     }
   }
 }

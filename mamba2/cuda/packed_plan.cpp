@@ -7,7 +7,7 @@
 namespace mamba2::cuda {
 namespace {
 
-constexpr int most_stages = 6, enough_stages = 2;
+constexpr int enough_stages = 2;
 constexpr int reserved_bytes = 1 << 10;  // of a multiprocessor's shared memory, for each block
 
 /// Bytes of a warp's stage: a unit of a whole tile.
@@ -44,7 +44,7 @@ int stages_beside(const PackedPlan& plan, int stage, int shared_bytes) {
   const int with_another = (half - plan.ring_at) / (packed_warps * stage);
   const int stages =
       with_another >= enough_stages ? with_another : (shared_bytes - plan.ring_at) / (packed_warps * stage);
-  return std::clamp(stages, 0, most_stages);
+  return std::clamp(stages, 0, packed_most_stages);
 }
 
 }  // namespace
