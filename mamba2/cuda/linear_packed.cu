@@ -4,7 +4,7 @@
 // one. So the products are exact, those of a group of columns are summed in f32 on the tensor cores, and the sum meets
 // its scale in f32.  Bytes of x with a scale a block, as the CPU has them, would halve the instructions but cost 0.5 to
 // 1 % of the logits' rms; here nothing is lost, and the instructions hide behind memory.  q4_k is scale (q - 8) + (8
-// scale - min), whose terms are no larger than the weights.
+// scale - min), terms of the weights' own size.
 //
 // Parts: those of a row of x are columns of the product like the rows themselves, so one instruction of 16 x 16 weights
 // serves two rows of f32.  Columns never meet: a row's bits depend on no other row.
@@ -26,181 +26,10 @@
 #include "mamba2/cuda/hopper.cuh"
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/mma.cuh"
-#include "mamba2/cuda/packed_plan.h"
+#include "mamba2/cuda/packed_x.cuh"
 
 namespace mamba2::cuda {
 namespace {
-
-constexpr int block_threads = 32 * packed_warps;
-constexpr int tile_rows = packed_tile_fours * four_rows;
-constexpr int x_block_bytes = block_columns * 2;  // of one column
-
-struct Job {
-  LinearRows op;
-  PackedPlan plan;
-  int parts;
-  bool vectors;  // x and the norm's weight can be read 16 bytes at a time
-};
-
-struct Lane {
-  int warp, index, g, t;
-  __device__ __forceinline__ Lane()
-      : warp(static_cast<int>(threadIdx.x) / 32),
-        index(static_cast<int>(threadIdx.x) % 32),
-        g(index / 4),
-        t(index % 4) {}
-};
-
-/// A block's shared memory.
-struct Memory {
-  std::byte* bytes;
-  const PackedPlan& plan;
-
-  __device__ __forceinline__ float* floats(int at) const { return reinterpret_cast<float*>(bytes + at); }
-  __device__ __forceinline__ float* squares() const { return floats(0); }
-  /// A tile's sums that a warp leaves: of a tile that an earlier one began, or of one that it began itself.
-  __device__ __forceinline__ float* sums(int warp, bool began) const {
-    return floats(plan.sums_at) + (2 * warp + (began ? 1 : 0)) * plan.columns * packed_sums_stride;
-  }
-  __device__ __forceinline__ float* scales(int warp) const {
-    return floats(plan.scales_at) + warp * tile_rows * packed_scales_stride;
-  }
-  /// Columns' sums of x over a block; and the block's x of one column.
-  __device__ __forceinline__ float* x_sums(int block) const {
-    return floats(plan.x_sums_at) + block * plan.sets() * packed_set_columns;
-  }
-  __device__ __forceinline__ std::byte* x(int block, int column) const {
-    return bytes + plan.x_at + (block * plan.columns + column) * x_block_bytes;
-  }
-};
-
-// ---- x ----
-
-/// Columns 4 place to 4 place + 3 of a row of x, or of the norm's weight; zeros past the last.
-__device__ __forceinline__ float4 four_of(const float* from, int place, const Job& job) {
-  if (4 * place >= job.op.inputs) return {};
-  if (job.vectors) return reinterpret_cast<const float4*>(from)[place];
-  return {from[4 * place], from[4 * place + 1], from[4 * place + 2], from[4 * place + 3]};
-}
-__device__ __forceinline__ float4 four_of(const __nv_bfloat16* from, int place, const Job& job) {
-  if (4 * place >= job.op.inputs) return {};
-  const uint2 pairs = reinterpret_cast<const uint2*>(from)[place];
-  const float2 first = unpacked(pairs.x, __nv_bfloat16()), second = unpacked(pairs.y, __nv_bfloat16());
-  return {first.x, first.y, second.x, second.y};
-}
-__device__ __forceinline__ float4 four_of_x(const Job& job, int row, int place) {
-  const ConstRows& x = job.op.x;
-  if (job.op.x_dtype == DType::f32) return four_of(static_cast<const float*>(x.data) + row * x.stride, place, job);
-  return four_of(static_cast<const __nv_bfloat16*>(x.data) + row * x.stride, place, job);
-}
-
-/// Where the four columns lie in shared memory: as the lane of the product that holds them reads its eight.
-__device__ __forceinline__ std::byte* place_in_x(const Memory& memory, int column, int place) {
-  return memory.x(place / 8, column) + x_offset(place % 8);
-}
-
-/// Each product rounded by itself, so that every form of the kernel has the same bits.
-__device__ __forceinline__ float4 scaled(const float4& v, const float4& by) {
-  return {__fmul_rn(v.x, by.x), __fmul_rn(v.y, by.y), __fmul_rn(v.z, by.z), __fmul_rn(v.w, by.w)};
-}
-
-/// Leaves four columns of a row as parts that sum to them, largest first.
-__device__ __forceinline__ void store_parts(const Job& job, const Memory& memory, int row, int place, float4 rest) {
-  for (int p = 0; p < job.parts; ++p) {
-    const uint2 pairs{packed(rest.x, rest.y, __nv_bfloat16()), packed(rest.z, rest.w, __nv_bfloat16())};
-    *reinterpret_cast<uint2*>(place_in_x(memory, row * job.parts + p, place)) = pairs;
-    const float2 first = unpacked(pairs.x, __nv_bfloat16()), second = unpacked(pairs.y, __nv_bfloat16());
-    rest = {rest.x - first.x, rest.y - first.y, rest.z - second.x, rest.w - second.y};
-  }
-}
-
-/// Leaves the sum of a block of x, from the eight lanes that have it: all of it in the row's first column.
-__device__ __forceinline__ void store_sum(const Job& job, const Memory& memory, int row, int place, float4 v) {
-  float sum = (v.x + v.y) + (v.z + v.w);
-#pragma unroll
-  for (int distance = 4; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xFFFFFFFFU, sum, distance);
-  if (place % 8 != 0) return;
-  for (int p = 0; p < job.parts; ++p) memory.x_sums(place / 8)[row * job.parts + p] = p == 0 ? sum : 0.0F;
-}
-
-/// Brings the rows of x to shared memory, with a norm scaled by its weight, and leaves their sums of squares, in an
-/// order that does not depend on how many rows there are.
-template <bool Sums>
-__device__ void prepare_x(const Job& job, const Memory& memory) {
-  constexpr int at_once = 5;  // loads of a thread that are under way together
-  const LinearRows& op = job.op;
-  const Lane lane;
-  const int places = job.plan.units * unit_columns / 4, tid = static_cast<int>(threadIdx.x);
-  const bool normed = op.norm.weight != nullptr;
-  int row = 0, place = tid;  // of the next piece: a row's after each other
-  auto step = [&](int& r, int& p) {
-    const bool row_ends = p - tid + block_threads >= places;
-    r += row_ends ? 1 : 0;
-    p = row_ends ? tid : p + block_threads;
-    return row_ends;
-  };
-  float squares = 0;
-  while (row < op.rows) {
-    float4 values[at_once], gains[at_once];
-    int loaded_row = row, loaded_place = place;
-#pragma unroll
-    for (int i = 0; i < at_once; ++i) {
-      if (loaded_row >= op.rows) continue;
-      values[i] = four_of_x(job, loaded_row, loaded_place);
-      if (normed) gains[i] = four_of(op.norm.weight, loaded_place, job);
-      step(loaded_row, loaded_place);
-    }
-#pragma unroll
-    for (int i = 0; i < at_once; ++i) {
-      if (row >= op.rows) continue;
-      const int own_row = row, own_place = place;
-      const bool row_ends = step(row, place);
-      float4 v = values[i];
-      if (normed) {
-        squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
-        v = scaled(v, gains[i]);
-        if (row_ends) {
-          squares = warp_sum(squares);
-          if (lane.index == 0) memory.squares()[lane.warp * packed_most_rows(3) + own_row] = squares;
-          squares = 0;
-        }
-      }
-      if (own_place >= places) continue;  // the same for a warp: places are a multiple of 64
-      store_parts(job, memory, own_row, own_place, v);
-      if constexpr (Sums) store_sum(job, memory, own_row, own_place, v);
-    }
-  }
-  __syncthreads();
-}
-
-/// 1 / rms of a row of x, from the squares that the warps have summed.
-__device__ __forceinline__ float scale_of(const LinearRows& op, const Memory& memory, int row) {
-  float sum = 0;
-#pragma unroll
-  for (int w = 0; w < packed_warps; ++w) sum += memory.squares()[w * packed_most_rows(3) + row];
-  return rsqrtf(sum / static_cast<float>(op.inputs) + op.norm.eps);
-}
-
-/// This block's piece of the normed rows: the parts sum to the scaled row again, smallest first without a rounding.
-__device__ void write_normed(const Job& job, const Memory& memory) {
-  const LinearRows& op = job.op;
-  const int places = op.inputs / 4, blocks = static_cast<int>(gridDim.x);
-  const int piece = (places + blocks - 1) / blocks, first = static_cast<int>(blockIdx.x) * piece;
-  const int width = min(piece, places - first);
-  for (int i = static_cast<int>(threadIdx.x); i < width * static_cast<int>(op.rows); i += block_threads) {
-    const int row = i / width, place = first + i % width;
-    float4 sum{};
-    for (int p = job.parts - 1; p >= 0; --p) {
-      const uint2 pairs = *reinterpret_cast<const uint2*>(place_in_x(memory, row * job.parts + p, place));
-      const float2 low = unpacked(pairs.x, __nv_bfloat16()), high = unpacked(pairs.y, __nv_bfloat16());
-      sum = {sum.x + low.x, sum.y + low.y, sum.z + high.x, sum.w + high.y};
-    }
-    const float scale = scale_of(op, memory, row), values[4] = {sum.x, sum.y, sum.z, sum.w};
-    float* const to = static_cast<float*>(op.norm.normed.data) + row * op.norm.normed.stride + 4 * place;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) to[k] = values[k] * scale;
-  }
-}
 
 /// Asks for the norm's weight before the rows that it scales are there.
 __device__ void prefetch_gain(const LinearRows& op) {
@@ -216,16 +45,16 @@ template <DType Type>
 struct Stage {
   using Format = PackedFormat<Type>;
   static constexpr int half_bytes = 32 * cell_bytes, headers_at = 2 * Format::pieces * half_bytes;
-  static constexpr int bytes = headers_at + Format::headers * tile_rows * cell_bytes;
+  static constexpr int bytes = headers_at + Format::headers * packed_tile_rows * cell_bytes;
   static_assert(bytes == packed_tile_fours * Format::unit_bytes);
 
   std::byte* memory;
 
-  __device__ __forceinline__ std::byte* cell(int piece, int half, const Lane& lane) const {
+  __device__ __forceinline__ std::byte* cell(int piece, int half, const PackedLane& lane) const {
     return memory + (2 * piece + half) * half_bytes + lane.index * cell_bytes;
   }
   __device__ __forceinline__ std::byte* header(int i, int row) const {
-    return memory + headers_at + (i * tile_rows + row) * cell_bytes;
+    return memory + headers_at + (i * packed_tile_rows + row) * cell_bytes;
   }
 };
 
@@ -237,12 +66,13 @@ struct Source {
   const std::byte *cells[2], *header;  // of rows g and g + 8; of its row of headers
   bool has_cells[2], has_header;       // the tile has those rows
 
-  __device__ __forceinline__ Source(const LinearRows& op, const PackedShare& share, int number, const Lane& lane)
+  __device__ __forceinline__ Source(const LinearRows& op, const PackedShare& share, int number, const PackedLane& lane)
       : place(share, number) {
     find(op, share, lane);
   }
-  __device__ __forceinline__ void find(const LinearRows& op, const PackedShare& share, const Lane& lane) {
-    const int fours = share.tile_fours(place.tile), row = lane.index % tile_rows, which = lane.index / tile_rows;
+  __device__ __forceinline__ void find(const LinearRows& op, const PackedShare& share, const PackedLane& lane) {
+    const int fours = share.tile_fours(place.tile), row = lane.index % packed_tile_rows,
+              which = lane.index / packed_tile_rows;
     const std::int64_t four_bytes = static_cast<std::int64_t>(share.units) * Format::unit_bytes;
     const std::byte* const from = static_cast<const std::byte*>(op.weight.data) +
                                   share.tile_start(place.tile) * four_bytes + place.unit * Format::unit_bytes;
@@ -256,7 +86,7 @@ struct Source {
     header = from + row / four_rows * four_bytes + Format::pieces * piece_bytes + which * header_bytes +
              row % four_rows * cell_bytes;
   }
-  __device__ __forceinline__ void next(const LinearRows& op, const PackedShare& share, const Lane& lane) {
+  __device__ __forceinline__ void next(const LinearRows& op, const PackedShare& share, const PackedLane& lane) {
     place.next(share);
     if (place.unit == 0) return find(op, share, lane);
     cells[0] += Format::unit_bytes;
@@ -265,14 +95,14 @@ struct Source {
   }
 
   /// Asks for it; rows that the tile does not have stay what they were.
-  __device__ __forceinline__ void copy(const Stage<Type>& stage, const Lane& lane) const {
+  __device__ __forceinline__ void copy(const Stage<Type>& stage, const PackedLane& lane) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (!has_cells[half]) continue;
 #pragma unroll
       for (int p = 0; p < Format::pieces; ++p) copy_vector(stage.cell(p, half, lane), cells[half] + p * piece_bytes);
     }
-    if (has_header) copy_vector(stage.header(lane.index / tile_rows, lane.index % tile_rows), header);
+    if (has_header) copy_vector(stage.header(lane.index / packed_tile_rows, lane.index % packed_tile_rows), header);
   }
 };
 
@@ -285,7 +115,7 @@ struct Unit {
   const float* spread;  // else the tile's scales in shared memory
 
   /// To be followed by __syncwarp().
-  __device__ __forceinline__ void load(const Stage<Type>& stage, const Lane& lane, float* scales_of_warp) {
+  __device__ __forceinline__ void load(const Stage<Type>& stage, const PackedLane& lane, float* scales_of_warp) {
     spread = scales_of_warp + lane.g * packed_scales_stride;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -339,8 +169,8 @@ struct Unit {
 
 /// Adds a unit's products to the tile's sums.
 template <DType Type, int Sets>
-__device__ __forceinline__ void multiply_unit(const Unit<Type>& unit, const Memory& memory, int first_block,
-                                              const Lane& lane, float (&sums)[Sets][4]) {
+__device__ __forceinline__ void multiply_unit(const Unit<Type>& unit, const PackedMemory& memory, int first_block,
+                                              const PackedLane& lane, float (&sums)[Sets][4]) {
   // Sets past the last column read it again: nobody reads what they sum.
   const std::byte* x[Sets];
 #pragma unroll
@@ -384,23 +214,24 @@ struct Result {
   int tile_row, output, row;
   bool exists;
 
-  __device__ __forceinline__ Result(const Job& job, const PackedShare& share, int tile, int i, const Lane& lane) {
+  __device__ __forceinline__ Result(const PackedJob& job, const PackedShare& share, int tile, int i,
+                                    const PackedLane& lane) {
     const int place = lane.index + 32 * i;
-    tile_row = place % tile_rows;
-    row = place / tile_rows;
+    tile_row = place % packed_tile_rows;
+    row = place / packed_tile_rows;
     output = share.tile_start(tile) * four_rows + tile_row;
     exists = row < job.op.rows && tile_row < share.tile_fours(tile) * four_rows && output < job.op.outputs;
   }
 };
 
 constexpr int results_a_lane(int sets) {
-  return sets * packed_set_columns * tile_rows / 32;
+  return sets * packed_set_columns * packed_tile_rows / 32;
 }
 
 /// What is added to a tile's sums: on its way while they are made.
 template <int Sets>
-__device__ __forceinline__ void load_added(const Job& job, const PackedShare& share, int tile, const Lane& lane,
-                                           float (&added)[results_a_lane(Sets)]) {
+__device__ __forceinline__ void load_added(const PackedJob& job, const PackedShare& share, int tile,
+                                           const PackedLane& lane, float (&added)[results_a_lane(Sets)]) {
   const LinearRows& op = job.op;
 #pragma unroll
   for (int i = 0; i < results_a_lane(Sets); ++i) {
@@ -412,7 +243,8 @@ __device__ __forceinline__ void load_added(const Job& job, const PackedShare& sh
 }
 
 template <int Sets>
-__device__ __forceinline__ void leave_sums(const float (&sums)[Sets][4], float* to, int columns, const Lane& lane) {
+__device__ __forceinline__ void leave_sums(const float (&sums)[Sets][4], float* to, int columns,
+                                           const PackedLane& lane) {
 #pragma unroll
   for (int s = 0; s < Sets; ++s) {
 #pragma unroll
@@ -425,8 +257,9 @@ __device__ __forceinline__ void leave_sums(const float (&sums)[Sets][4], float* 
 
 /// Writes a tile's results from the sums that this warp, which began it, and those up to `last` have left.
 template <int Sets>
-__device__ __forceinline__ void finish_tile(const Job& job, const Memory& memory, const PackedShare& share, int tile,
-                                            int last, const Lane& lane, const float (&added)[results_a_lane(Sets)]) {
+__device__ __forceinline__ void finish_tile(const PackedJob& job, const PackedMemory& memory, const PackedShare& share,
+                                            int tile, int last, const PackedLane& lane,
+                                            const float (&added)[results_a_lane(Sets)]) {
   const LinearRows& op = job.op;
 #pragma unroll
   for (int i = 0; i < results_a_lane(Sets); ++i) {
@@ -465,11 +298,12 @@ __device__ __forceinline__ void wait_for_oldest(int groups) {
 }
 
 template <DType Type, int Sets>
-__global__ void __launch_bounds__(block_threads, Sets == 1 ? 2 : 1) packed_kernel(const __grid_constant__ Job job) {
+__global__ void __launch_bounds__(packed_threads, Sets == 1 ? 2 : 1)
+    packed_kernel(const __grid_constant__ PackedJob job) {
   extern __shared__ __align__(128) std::byte shared[];
-  const Memory memory{shared, job.plan};
+  const PackedMemory memory{shared, job.plan};
   const PackedShare share(job.plan, static_cast<int>(blockIdx.x));
-  const Lane lane;
+  const PackedLane lane;
   const int begin = share.start_of(lane.warp), end = share.start_of(lane.warp + 1), stages = job.plan.stages;
   std::byte* const ring = shared + job.plan.ring_at + lane.warp * stages * Stage<Type>::bytes;
   PackedPlace at(share, begin);
@@ -522,7 +356,7 @@ __global__ void __launch_bounds__(block_threads, Sets == 1 ? 2 : 1) packed_kerne
 }
 
 template <DType Type, int Sets>
-void launch(const Job& job, cudaStream_t stream) {
+void launch(const PackedJob& job, cudaStream_t stream) {
   auto* const kernel = packed_kernel<Type, Sets>;
   static const bool raised = [&] {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, current_device().shared_bytes),
@@ -530,12 +364,12 @@ void launch(const Job& job, cudaStream_t stream) {
     return true;
   }();
   (void)raised;
-  launch_early<const Job>(kernel, job, dim3(static_cast<unsigned>(job.plan.blocks)), block_threads, "linear (packed)",
-                          stream, static_cast<std::size_t>(job.plan.bytes));
+  launch_early<const PackedJob>(kernel, job, dim3(static_cast<unsigned>(job.plan.blocks)), packed_threads,
+                                "linear (packed)", stream, static_cast<std::size_t>(job.plan.bytes));
 }
 
 template <DType Type>
-void launch_for_sets(const Job& job, cudaStream_t stream) {
+void launch_for_sets(const PackedJob& job, cudaStream_t stream) {
   switch (job.plan.sets()) {
     case 1: return launch<Type, 1>(job, stream);
     case 2: return launch<Type, 2>(job, stream);
@@ -543,7 +377,7 @@ void launch_for_sets(const Job& job, cudaStream_t stream) {
   }
 }
 
-void launch_for_dtype(const Job& job, cudaStream_t stream) {
+void launch_for_dtype(const PackedJob& job, cudaStream_t stream) {
   switch (job.op.weight_dtype) {
     case DType::q8_0: return launch_for_sets<DType::q8_0>(job, stream);
     case DType::q4_0: return launch_for_sets<DType::q4_0>(job, stream);

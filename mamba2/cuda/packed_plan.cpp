@@ -12,7 +12,7 @@ constexpr int reserved_bytes = 1 << 10;  // of a multiprocessor's shared memory,
 
 /// Bytes of a warp's stage: a unit of a whole tile.
 int stage_bytes(const PackedShape& shape) {
-  return static_cast<int>(packed_bytes(shape.dtype, packed_tile_fours * four_rows, unit_columns));
+  return static_cast<int>(packed_bytes(shape.dtype, packed_tile_rows, unit_columns));
 }
 
 /// The plan's places for so many rows of x, without stages.
@@ -29,8 +29,7 @@ PackedPlan without_stages(const PackedShape& shape, int rows) {
   take(packed_warps * packed_most_rows(3) * float_bytes);
   plan.sums_at = take(2 * packed_warps * plan.columns * packed_sums_stride * float_bytes);
   const bool super_blocks = shape.dtype == DType::q4_k || shape.dtype == DType::q6_k;
-  plan.scales_at =
-      take(super_blocks ? packed_warps * packed_tile_fours * four_rows * packed_scales_stride * float_bytes : 0);
+  plan.scales_at = take(super_blocks ? packed_warps * packed_tile_rows * packed_scales_stride * float_bytes : 0);
   plan.x_sums_at = take(shape.dtype == DType::q4_k ? blocks * plan.sets() * packed_set_columns * float_bytes : 0);
   plan.x_at = take(blocks * plan.columns * block_columns * 2);
   plan.ring_at = plan.bytes = at;

@@ -7,7 +7,7 @@ namespace mamba2::cuda {
 
 constexpr int packed_warps = 8;
 constexpr int packed_most_stages = 4;
-constexpr int packed_tile_fours = 4;  // 16 rows of W: what one tensor core product takes
+constexpr int packed_tile_fours = 4, packed_tile_rows = packed_tile_fours * four_rows;  // what an instruction takes
 /// Columns of a product on tensor cores, each a part of a row of x: eight a set.
 constexpr int packed_set_columns = 8, packed_most_sets = 3;
 /// Rows of x that W is read once for: of f32, in three parts, and of bf16.
