@@ -51,7 +51,7 @@ void linear_streamed(const LinearRows& op, cudaStream_t stream);
 /// bf16, aligned to 8 bytes.  W is read once for each 8 rows of f32 or 24 of bf16, or for fewer where they are long.
 void linear_packed(const LinearRows& op, cudaStream_t stream);
 /// Rows up to which it costs no more than unpacking W for the library.
-constexpr int packed_rows_limit = 64;
+constexpr int packed_rows_limit = 16;
 /// Whether a row of f32 of so many inputs has room on the current device.
 bool linear_packed_holds(DType dtype, std::int64_t inputs);
 

@@ -255,27 +255,37 @@ __device__ __forceinline__ void leave_sums(const float (&sums)[Sets][4], float* 
   }
 }
 
+/// Of a row: its one part, or its three, smallest first.
+__device__ __forceinline__ float sum_of_parts(const float* from, int parts) {
+  return parts == 1 ? from[0] : (from[2 * packed_sums_stride] + from[packed_sums_stride]) + from[0];
+}
+
 /// Writes a tile's results from the sums that this warp, which began it, and those up to `last` have left.
 template <int Sets>
 __device__ __forceinline__ void finish_tile(const PackedJob& job, const PackedMemory& memory, const PackedShare& share,
                                             int tile, int last, const PackedLane& lane,
                                             const float (&added)[results_a_lane(Sets)]) {
   const LinearRows& op = job.op;
+  constexpr int count = results_a_lane(Sets);
+  float sums[count] = {};
+  for (int w = lane.warp; w <= last; ++w) {
+    if (!share.has_units(w)) continue;
+    const float* const left = memory.sums(w, w == lane.warp);
 #pragma unroll
-  for (int i = 0; i < results_a_lane(Sets); ++i) {
+    for (int i = 0; i < count; ++i) {
+      const Result result(job, share, tile, i, lane);
+      // a row that is not there reads the first: no load waits for a branch
+      const float* const from =
+          left + (result.exists ? result.row * job.parts * packed_sums_stride : 0) + result.tile_row;
+      sums[i] += sum_of_parts(from, job.parts);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
     const Result result(job, share, tile, i, lane);
     if (!result.exists) continue;
-    float sum = 0;
-    for (int w = lane.warp; w <= last; ++w) {
-      if (!share.has_units(w)) continue;
-      const float* const from =
-          memory.sums(w, w == lane.warp) + result.row * job.parts * packed_sums_stride + result.tile_row;
-      float row_sum = 0;  // of the row's parts, smallest first
-      for (int p = job.parts - 1; p >= 0; --p) row_sum += from[p * packed_sums_stride];
-      sum += row_sum;
-    }
     const float scale = op.norm.weight != nullptr ? scale_of(op, memory, result.row) : 1.0F;
-    static_cast<float*>(op.out.data)[result.row * op.out.stride + result.output] = fmaf(sum, scale, added[i]);
+    static_cast<float*>(op.out.data)[result.row * op.out.stride + result.output] = fmaf(sums[i], scale, added[i]);
   }
 }
 

@@ -50,22 +50,28 @@ struct PackedMemory {
   }
 };
 
-/// Columns 4 place to 4 place + 3 of a row of x, or of the norm's weight; zeros past the last.
-__device__ __forceinline__ float4 four_of(const float* from, int place, const PackedJob& job) {
-  if (4 * place >= job.op.inputs) return {};
-  if (job.vectors) return reinterpret_cast<const float4*>(from)[place];
-  return {from[4 * place], from[4 * place + 1], from[4 * place + 2], from[4 * place + 3]};
+/// Four columns as they lie in memory, of f32 or of bf16 (in x and y): to convert them while loads are issued would
+/// wait for each.
+__device__ __forceinline__ uint4 four_of(const float* from, int place, const PackedJob& job) {
+  const auto* const words = reinterpret_cast<const std::uint32_t*>(from) + 4 * place;
+  if (job.vectors) return load_vector(words);
+  return {words[0], words[1], words[2], words[3]};
 }
-__device__ __forceinline__ float4 four_of(const __nv_bfloat16* from, int place, const PackedJob& job) {
-  if (4 * place >= job.op.inputs) return {};
-  const uint2 pairs = reinterpret_cast<const uint2*>(from)[place];
-  const float2 first = unpacked(pairs.x, __nv_bfloat16()), second = unpacked(pairs.y, __nv_bfloat16());
-  return {first.x, first.y, second.x, second.y};
-}
-__device__ __forceinline__ float4 four_of_x(const PackedJob& job, int row, int place) {
+/// Columns 4 place to 4 place + 3 of a row of x.
+__device__ __forceinline__ uint4 four_of_x(const PackedJob& job, int row, int place) {
   const ConstRows& x = job.op.x;
   if (job.op.x_dtype == DType::f32) return four_of(static_cast<const float*>(x.data) + row * x.stride, place, job);
-  return four_of(static_cast<const __nv_bfloat16*>(x.data) + row * x.stride, place, job);
+  const auto* const from = static_cast<const __nv_bfloat16*>(x.data) + row * x.stride;
+  const uint2 pairs = reinterpret_cast<const uint2*>(from)[place];
+  return {pairs.x, pairs.y, 0, 0};
+}
+
+__device__ __forceinline__ float4 floats_of(const uint4& bits) {
+  return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
+}
+__device__ __forceinline__ float4 elements_of(const PackedJob& job, const uint4& bits) {
+  if (job.op.x_dtype == DType::f32) return floats_of(bits);
+  return {low_of(bits.x), high_of(bits.x), low_of(bits.y), high_of(bits.y)};
 }
 
 /// Where the four columns lie in shared memory: as the lane of the product that holds them reads its eight.
@@ -117,13 +123,15 @@ __device__ void prepare_x(const PackedJob& job, const PackedMemory& memory) {
   };
   float squares = 0;
   while (row < op.rows) {
-    float4 values[at_once], gains[at_once];
+    uint4 values[at_once] = {}, gains[at_once] = {};  // zeros past the last column
     int loaded_row = row, loaded_place = place;
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
       if (loaded_row >= op.rows) continue;
-      values[i] = four_of_x(job, loaded_row, loaded_place);
-      if (normed) gains[i] = four_of(op.norm.weight, loaded_place, job);
+      if (4 * loaded_place < op.inputs) {
+        values[i] = four_of_x(job, loaded_row, loaded_place);
+        if (normed) gains[i] = four_of(op.norm.weight, loaded_place, job);
+      }
       step(loaded_row, loaded_place);
     }
 #pragma unroll
@@ -131,10 +139,10 @@ __device__ void prepare_x(const PackedJob& job, const PackedMemory& memory) {
       if (row >= op.rows) continue;
       const int own_row = row, own_place = place;
       const bool row_ends = step(row, place);
-      float4 v = values[i];
+      float4 v = elements_of(job, values[i]);
       if (normed) {
         squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
-        v = scaled(v, gains[i]);
+        v = scaled(v, floats_of(gains[i]));
         if (row_ends) {
           squares = warp_sum(squares);
           if (lane.index == 0) memory.squares()[lane.warp * packed_most_rows(3) + own_row] = squares;

@@ -1,4 +1,5 @@
 // Products on the CUDA backend.
+#include "mamba2/cuda/linear.h"
 #include "tests/cuda/backend_support.h"
 
 namespace mamba2::test {
@@ -110,7 +111,7 @@ Body quantised_product_of(const Product& p) {
 TEST_F(CudaBackendOps, LinearOfQuantisedWeightsInF32) {
   // few rows always, all of them where nothing may be rounded; past packed_rows_limit by f32 weights
   for (const DType held : packed_dtypes)
-    for (const std::int64_t rows : {1, 2, 5, 8, 9, 65})
+    for (const std::int64_t rows : {1, 2, 5, 8, 9, 16, 17, 65})
       for (const std::int64_t in : {256, 2560})
         for (const std::int64_t out : {1, 7, 515}) {
           const Product p{rows, in, out, held, out % 2 == 0, out % 2 == 1};
@@ -135,10 +136,10 @@ TEST_F(CudaBackendOps, LinearOfQuantisedWeightsInBf16) {
   // x rounded to bf16; past packed_rows_limit the weights too, with what both roundings have together
   constexpr double both = bf16_inputs * 0x1p-9;
   for (const DType held : packed_dtypes)
-    for (const std::int64_t rows : {9, 24, 25, 64, 65, 200})
+    for (const std::int64_t rows : {9, 16, 17, 24, 200})
       for (const bool add : {false, true}) {
         const Product p{rows, 512, 515, held, !add, add};
-        const double roundings = rows <= 64 ? bf16_inputs : 2 * bf16_inputs + both;
+        const double roundings = rows <= cuda::packed_rows_limit ? bf16_inputs : 2 * bf16_inputs + both;
         agree(text_of(p), fast(), foldings + roundings, quantised_product_of(p));
       }
 }
