@@ -1,5 +1,7 @@
 #include "mamba2/base/error.h"
 
+#include <system_error>
+
 namespace mamba2 {
 namespace {
 
@@ -41,6 +43,10 @@ std::string printable(std::string_view text, std::size_t max_bytes) {
     text.remove_prefix(taken);
   }
   return out;
+}
+
+std::string error_text(int code) {
+  return std::generic_category().message(code);
 }
 
 }  // namespace mamba2

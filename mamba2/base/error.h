@@ -32,4 +32,7 @@ void require(bool condition, fmt::format_string<Args...> format, Args&&... args)
 /// max_bytes with "..." at the end.
 std::string printable(std::string_view text, std::size_t max_bytes = 200);
 
+/// What the system calls an error number, as "No such file or directory".
+std::string error_text(int code);
+
 }  // namespace mamba2

@@ -7,7 +7,6 @@
 
 #include <cerrno>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -19,10 +18,6 @@ namespace {
 
 /// 1 MiB: fewer system calls than stdio's 4 KiB, small beside any model.
 constexpr std::size_t write_buffer_bytes = 1U << 20;
-
-std::string error_text(int code) {
-  return std::generic_category().message(code);
-}
 
 struct Descriptor {
   int value;

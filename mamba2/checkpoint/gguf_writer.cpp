@@ -17,7 +17,7 @@ std::uint64_t aligned(std::uint64_t bytes) {
 }
 
 template <class T>
-void append(std::string& to, T value) {
+void append_number(std::string& to, T value) {
   to.append(reinterpret_cast<const char*>(&value), sizeof value);  // little-endian as the host
 }
 
@@ -32,10 +32,10 @@ void check(const TensorSpec& tensor, const std::string& path) {
 /// Name, extents with the innermost first, dtype, and where the values begin behind the head.
 std::string describe(const TensorSpec& tensor, std::uint64_t begin) {
   std::string text = gguf_text(tensor.name);
-  append(text, static_cast<std::uint32_t>(tensor.shape.rank()));
-  for (int i = tensor.shape.rank() - 1; i >= 0; --i) append(text, static_cast<std::uint64_t>(tensor.shape[i]));
-  append(text, gguf_type_number(tensor.dtype));
-  append(text, begin);
+  append_number(text, static_cast<std::uint32_t>(tensor.shape.rank()));
+  for (int i = tensor.shape.rank() - 1; i >= 0; --i) append_number(text, static_cast<std::uint64_t>(tensor.shape[i]));
+  append_number(text, gguf_type_number(tensor.dtype));
+  append_number(text, begin);
   return text;
 }
 

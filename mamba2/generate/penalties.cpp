@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <utility>
+
+#include "mamba2/generate/softmax.h"
 
 namespace mamba2 {
 
 namespace {
-
-constexpr float ruled_out = -std::numeric_limits<float>::infinity();
 
 /// True where ids ends with these tokens.
 bool ends_with(std::span<const std::int32_t> ids, std::span<const std::int32_t> tail) {

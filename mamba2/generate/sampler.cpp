@@ -2,20 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/random.h"
 #include "mamba2/generate/ranking.h"
+#include "mamba2/generate/softmax.h"
 
 namespace mamba2 {
 
 namespace {
 
-constexpr float ruled_out = -std::numeric_limits<float>::infinity();
-
 /// Tokens looked at together, in vectors: most stretches of a cut distribution have none left.
-constexpr std::size_t block = 32;
 
 /// Steele et al. 2014, "Fast splittable pseudorandom number generators": the finaliser of SplitMix64.
 std::uint64_t mix(std::uint64_t x) {
@@ -36,8 +33,8 @@ Weights weights_of(std::span<const float> scores) {
   require(most != ruled_out, "the generation config rules out every next token");
   require(std::isfinite(most), "a score of the next token is infinite; remove_invalid_values would replace it");
   Weights result{.weights = std::vector<float>(scores.size()), .sum = 0};
-  for (std::size_t begin = 0; begin < scores.size(); begin += block) {
-    const std::size_t end = std::min(begin + block, scores.size());
+  for (std::size_t begin = 0; begin < scores.size(); begin += scores_together) {
+    const std::size_t end = std::min(begin + scores_together, scores.size());
     if (highest(scores.subspan(begin, end - begin)) == ruled_out) continue;
     for (std::size_t i = begin; i < end; ++i) {
       if (scores[i] == ruled_out) continue;
@@ -54,8 +51,8 @@ std::size_t draw(const Weights& from, double uniform) {
   double sum = 0;
   std::size_t last = 0;  // where rounding carries the point past the sum
   const std::span<const float> weights(from.weights);
-  for (std::size_t begin = 0; begin < weights.size() && sum <= point; begin += block) {
-    const std::size_t end = std::min(begin + block, weights.size());
+  for (std::size_t begin = 0; begin < weights.size() && sum <= point; begin += scores_together) {
+    const std::size_t end = std::min(begin + scores_together, weights.size());
     if (highest(weights.subspan(begin, end - begin)) == 0) continue;
     for (std::size_t i = begin; i < end && sum <= point; ++i) {
       if (weights[i] == 0) continue;

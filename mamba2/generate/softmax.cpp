@@ -2,25 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "mamba2/generate/ranking.h"
 
 namespace mamba2 {
 
-namespace {
-
-constexpr float ruled_out = -std::numeric_limits<float>::infinity();
-
-}  // namespace
-
 std::vector<float> softmax(std::span<const float> scores) {
   const float most = highest(scores);
   std::vector<float> probabilities(scores.size());
   double sum = 0;
-  constexpr std::size_t block = 32;  // looked at together: a cut distribution is mostly tokens that are ruled out
-  for (std::size_t begin = 0; begin < scores.size(); begin += block) {
-    const auto part = scores.subspan(begin, std::min(block, scores.size() - begin));
+  for (std::size_t begin = 0; begin < scores.size(); begin += scores_together) {
+    const auto part = scores.subspan(begin, std::min(scores_together, scores.size() - begin));
     if (most != ruled_out && highest(part) == ruled_out && !any_nan(part)) continue;
     for (std::size_t i = begin; i < begin + part.size(); ++i) {
       if (scores[i] == ruled_out && most != ruled_out) continue;

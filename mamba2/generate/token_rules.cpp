@@ -5,11 +5,11 @@
 #include <limits>
 #include <utility>
 
+#include "mamba2/generate/softmax.h"
+
 namespace mamba2 {
 
 namespace {
-
-constexpr float ruled_out = -std::numeric_limits<float>::infinity();
 
 void rule_out(std::span<const std::int32_t> ids, std::span<float> scores) {
   for (const std::int32_t id : ids) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -12,8 +11,6 @@
 namespace mamba2 {
 
 namespace {
-
-constexpr float ruled_out = -std::numeric_limits<float>::infinity();
 
 /// Rules out every token but those in kept.
 void keep_only(std::span<const std::size_t> kept, std::span<float> scores) {
@@ -47,16 +44,15 @@ std::vector<float> log_probabilities_of(std::span<const float> scores) {
   return values;
 }
 
-bool all_ruled_out(std::span<const float> scores) {
+bool none_is_left(std::span<const float> scores) {
   return std::all_of(scores.begin(), scores.end(), [](float score) { return score == ruled_out; });
 }
 
 /// In the order of ids, in double; stretches of zeros, which a cut distribution has, add nothing and are passed over.
 double sum_of(std::span<const float> probabilities) {
-  constexpr std::size_t block = 32;
   double sum = 0;
-  for (std::size_t begin = 0; begin < probabilities.size(); begin += block) {
-    const auto part = probabilities.subspan(begin, std::min(block, probabilities.size() - begin));
+  for (std::size_t begin = 0; begin < probabilities.size(); begin += scores_together) {
+    const auto part = probabilities.subspan(begin, std::min(scores_together, probabilities.size() - begin));
     if (highest(part) == 0) continue;
     sum = std::accumulate(part.begin(), part.end(), sum);
   }
@@ -143,7 +139,7 @@ LogitsProcessor min_p(double p, std::int64_t min_tokens_to_keep) {
 
 LogitsProcessor typical_p(double mass, std::int64_t min_tokens_to_keep) {
   return [mass, min_tokens_to_keep](const History&, std::span<float> scores) {
-    if (all_ruled_out(scores)) return;  // no entropy to be near to
+    if (none_is_left(scores)) return;  // no entropy to be near to
     const std::vector<float> log_probabilities = log_probabilities_of(scores);
     const auto entropy = static_cast<float>(entropy_of(log_probabilities));
     std::vector<float> nearness(scores.size());

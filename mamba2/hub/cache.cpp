@@ -28,10 +28,6 @@ constexpr std::string_view cache_tag =
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This file is a cache directory tag: what lies here can be downloaded again.\n";
 
-std::string error_text(int code) {
-  return std::generic_category().message(code);
-}
-
 std::string folder_name(std::string_view model) {
   std::string name = "models--";
   for (const char c : model) name += c == '/' ? std::string("--") : std::string(1, c);

@@ -22,10 +22,6 @@ namespace {
 /// About 10 ms of hashing, so that other transfers move on in between.
 constexpr std::size_t hash_slice_bytes = 8 << 20;
 
-std::string error_text(int code) {
-  return std::generic_category().message(code);
-}
-
 std::string url_of(const HubOptions& options, const HubName& name, const std::string& commit, const std::string& file) {
   return fmt::format("{}/{}/resolve/{}/{}", options.endpoint, name.model, commit, url_quote(file, "/"));
 }

@@ -17,16 +17,16 @@
 namespace mamba2 {
 namespace {
 
-struct Tokens {
+struct WrittenTokens {
   std::vector<std::string> texts;
   std::vector<std::int32_t> types;
   std::vector<float> scores;
 };
 
 /// With a token that no text gives at every id.
-Tokens unused_tokens(std::int64_t vocab_size) {
+WrittenTokens unused_tokens(std::int64_t vocab_size) {
   constexpr float least_score = -10000;
-  Tokens tokens;
+  WrittenTokens tokens;
   for (std::int64_t i = 0; i < vocab_size; ++i) tokens.texts.push_back(fmt::format("[PAD{}]", i));
   tokens.types.assign(tokens.texts.size(), GgufTokenType::unused);
   tokens.scores.assign(tokens.texts.size(), least_score);
@@ -74,7 +74,7 @@ void add_byte_level(GgufMetadataBuilder& metadata, const Tokenizer& tokenizer, s
   const JsonField root(file.root, source);
   check_is_gpt2(root);
   check_vocab_size(tokenizer.vocab_size(), vocab_size, source);
-  Tokens tokens = unused_tokens(vocab_size);
+  WrittenTokens tokens = unused_tokens(vocab_size);
   for (std::int32_t id = 0; id < tokenizer.vocab_size(); ++id)
     if (const auto known = tokenizer.id_to_token(id)) {
       tokens.texts[static_cast<std::size_t>(id)] = *known;
@@ -106,7 +106,7 @@ void add_sentencepiece(GgufMetadataBuilder& metadata, std::string_view bytes, st
           "{}: escape_whitespaces and treat_whitespace_as_suffix can't be held in a GGUF file, expected true and false",
           source);
   check_vocab_size(static_cast<std::int64_t>(file.pieces.size()), vocab_size, source);
-  Tokens tokens = unused_tokens(vocab_size);
+  WrittenTokens tokens = unused_tokens(vocab_size);
   for (std::size_t i = 0; i < file.pieces.size(); ++i) {
     tokens.texts[i] = file.pieces[i].text;
     tokens.types[i] = static_cast<std::int32_t>(file.pieces[i].type);

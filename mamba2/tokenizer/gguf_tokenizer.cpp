@@ -24,15 +24,15 @@ using TokenType = GgufTokenType;
 constexpr std::array<std::string_view, 8> gpt2_splits{"gpt-2", "gpt2", "default", "mpt",
                                                       "olmo",  "jais", "phi-2",   "gpt-neox"};
 
-struct Tokens {
+struct StoredTokens {
   std::vector<std::string_view> texts;
   std::vector<std::int64_t> types;
 };
 
-Tokens read_tokens(const GgufMetadata& metadata) {
+StoredTokens read_tokens(const GgufMetadata& metadata) {
   auto texts = metadata.texts("tokenizer.ggml.tokens");
   require(texts.has_value(), "{}: metadata key 'tokenizer.ggml.tokens' is missing", metadata.source());
-  Tokens tokens{std::move(*texts), {}};
+  StoredTokens tokens{std::move(*texts), {}};
   require(tokens.texts.size() <= std::numeric_limits<std::int32_t>::max(),
           "{}: 'tokenizer.ggml.tokens' has {} elements", metadata.source(), tokens.texts.size());
   for (std::size_t i = 0; i < tokens.texts.size(); ++i)
@@ -57,7 +57,7 @@ std::string tokenizer_json(const GgufMetadata& metadata) {
           "{}: tokenizer.ggml.pre '{}' is not supported, expected one that splits as GPT-2 does; name a tokenizer with "
           "--tokenizer",
           metadata.source(), printable(pre));
-  const Tokens tokens = read_tokens(metadata);
+  const StoredTokens tokens = read_tokens(metadata);
   const auto merges = metadata.texts("tokenizer.ggml.merges");
   require(merges.has_value(), "{}: metadata key 'tokenizer.ggml.merges' is missing", metadata.source());
   Json vocab = Json::object(), added = Json::array(), pairs = Json::array();
@@ -114,7 +114,7 @@ void append_float(std::string& to, std::uint64_t field, float value) {
   for (int shift = 0; shift < 32; shift += 8) to += static_cast<char>(bits >> shift & 0xFF);
 }
 
-std::string name_of(const GgufMetadata& metadata, const Tokens& tokens, std::string_view key) {
+std::string name_of(const GgufMetadata& metadata, const StoredTokens& tokens, std::string_view key) {
   const auto id = metadata.integer(key);
   if (!id) return "";
   require(*id >= 0 && *id < static_cast<std::int64_t>(tokens.texts.size()),
@@ -124,7 +124,7 @@ std::string name_of(const GgufMetadata& metadata, const Tokens& tokens, std::str
 
 /// A SentencePiece ModelProto: pieces (1), trainer_spec (2), normalizer_spec (3).
 std::string sentencepiece_model(const GgufMetadata& metadata) {
-  const Tokens tokens = read_tokens(metadata);
+  const StoredTokens tokens = read_tokens(metadata);
   const auto scores = metadata.numbers("tokenizer.ggml.scores");
   require(scores && scores->size() == tokens.texts.size(),
           "{}: 'tokenizer.ggml.scores' is missing or has not as many elements as 'tokenizer.ggml.tokens', {}",
@@ -212,7 +212,7 @@ GgufSpecialTokens gguf_special_tokens(const GgufMetadata& metadata) {
   special.add_bos = metadata.flag("tokenizer.ggml.add_bos_token");
   special.add_eos = metadata.flag("tokenizer.ggml.add_eos_token");
   if (!metadata.has("tokenizer.ggml.tokens")) return special;
-  const Tokens tokens = read_tokens(metadata);
+  const StoredTokens tokens = read_tokens(metadata);
   auto named = [&](std::string_view key) -> std::optional<std::string> {
     std::string name = name_of(metadata, tokens, key);
     if (name.empty()) return std::nullopt;

@@ -101,9 +101,9 @@ class Strip : public Normalizer {
   StripEnds ends_;
 };
 
-class Sequence : public Normalizer {
+class NormalizerSequence : public Normalizer {
  public:
-  explicit Sequence(std::vector<NormalizerPtr> steps) : steps_(std::move(steps)) {}
+  explicit NormalizerSequence(std::vector<NormalizerPtr> steps) : steps_(std::move(steps)) {}
 
   std::string apply(std::string text) const override {
     // NFKD, what grows texts most, makes 11 bytes of one.
@@ -146,7 +146,7 @@ NormalizerPtr make_strip(StripEnds ends) {
 }
 
 NormalizerPtr make_normalizer_sequence(std::vector<NormalizerPtr> steps) {
-  return std::make_unique<Sequence>(std::move(steps));
+  return std::make_unique<NormalizerSequence>(std::move(steps));
 }
 
 }  // namespace mamba2

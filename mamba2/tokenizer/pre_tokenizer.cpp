@@ -213,9 +213,9 @@ class Metaspace : public PreTokenizer {
   Pattern pattern_;
 };
 
-class Sequence : public PreTokenizer {
+class PreTokenizerSequence : public PreTokenizer {
  public:
-  explicit Sequence(std::vector<PreTokenizerPtr> steps) : steps_(std::move(steps)) {}
+  explicit PreTokenizerSequence(std::vector<PreTokenizerPtr> steps) : steps_(std::move(steps)) {}
   void apply(PieceList& list) const override {
     for (const auto& step : steps_) step->apply(list);
   }
@@ -259,7 +259,7 @@ PreTokenizerPtr make_metaspace(MetaspaceOptions options) {
 }
 
 PreTokenizerPtr make_pre_tokenizer_sequence(std::vector<PreTokenizerPtr> steps) {
-  return std::make_unique<Sequence>(std::move(steps));
+  return std::make_unique<PreTokenizerSequence>(std::move(steps));
 }
 
 }  // namespace mamba2
