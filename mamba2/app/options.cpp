@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -68,8 +67,7 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->capture_default_str();
   command.add_flag(
       "--deterministic", load.deterministic,
-      "On cpu, equal bits whatever the batch and the split of a prompt; on cuda, everything in f32, and equal "
-      "bits for up to 8 sequences that decode together");
+      "cpu: equal bits whatever batch and split of a prompt; cuda: all in f32, equal bits for up to 8 in decode");
   command.option_defaults()->group("Output");
   command.add_flag("--json", options.json, "Print JSON and nothing else on stdout");
   command
@@ -92,7 +90,7 @@ std::unique_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, con
 
 void print(std::string_view text) {
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  require(written, "standard output can't be written: {}", std::strerror(errno));
+  require(written, "standard output can't be written: {}", error_text(errno));
 }
 
 void print_json(const Json& json) {
@@ -106,7 +104,7 @@ std::string read_stdin() {
   std::string text;
   char buffer[1 << 16];
   while (const std::size_t bytes = std::fread(buffer, 1, sizeof(buffer), stdin)) text.append(buffer, bytes);
-  require(std::ferror(stdin) == 0, "standard input can't be read: {}", std::strerror(errno));
+  require(std::ferror(stdin) == 0, "standard input can't be read: {}", error_text(errno));
   if (on_terminal && text.ends_with('\n')) text.pop_back();
   return text;
 }
