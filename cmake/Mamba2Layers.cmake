@@ -23,6 +23,7 @@ endfunction()
 function(mamba2_test NAME)
   cmake_parse_arguments(ARG "" "" "SOURCES;LIBRARIES" ${ARGN})
   add_executable(${NAME} ${ARG_SOURCES})
+  set_target_properties(${NAME} PROPERTIES UNITY_BUILD OFF)  # each file may have its own way of `readable`
   target_include_directories(${NAME} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${NAME} PRIVATE mamba2_options mamba2_static GTest::gmock GTest::gtest_main ${ARG_LIBRARIES})
   target_compile_definitions(${NAME} PRIVATE MAMBA2_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
