@@ -62,6 +62,7 @@ class ChoosingBackend : public Backend {
     return std::memset(std::aligned_alloc(line, whole), 0, whole);
   }
   void free_bytes(void* memory, std::size_t) noexcept override { std::free(memory); }
+  using Backend::compute;
   void compute(const Embedding& op) override;
   void compute(const Linear& op) override { computes_->run(op); }
   void compute(const RmsNorm& op) override { computes_->run(op); }

@@ -5,9 +5,23 @@
 
 #include "mamba2/base/error.h"
 #include "mamba2/ops/check.h"
+#include "mamba2/ops/over_ranks.h"
 #include "mamba2/tensor/columns.h"
 
 namespace mamba2 {
+namespace {
+
+NormOverRanks norm_of(const Mixer& op, const Tensor& x, const Tensor& out) {
+  return {.x = x,
+          .weight = op.norm_weight,
+          .group_size = op.norm_group_size,
+          .first_channel = op.norm_first_channel,
+          .eps = op.norm_eps,
+          .square_sums = op.square_sums,
+          .out = out};
+}
+
+}  // namespace
 
 Buffer::Buffer(Buffer&& other) noexcept
     : owner_(other.owner_), memory_(std::exchange(other.memory_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
@@ -92,7 +106,10 @@ void Backend::run(const Activate& op) {
 }
 void Backend::run(const Mixer& op) {
   check(op, *this);
-  compute(op);
+  if (op.square_sums.empty())
+    compute(op);
+  else
+    compute_with_norm_over_ranks(op);
 }
 void Backend::run(const Rope& op) {
   check(op, *this);
@@ -114,9 +131,45 @@ void Backend::run(const ChooseToken& op) {
   check(op, *this);
   compute(op);
 }
+void Backend::run(const AddOverRanks& op) {
+  check(op, *this);
+  compute(op);
+}
+void Backend::run(const NormOverRanks& op) {
+  check(op, *this);
+  compute(op);
+}
+void Backend::run(const Broadcast& op) {
+  check(op, *this);
+  compute(op);
+}
 
 void Backend::compute(const ChooseToken&) {
   fail("the {} backend does not choose tokens", name());
+}
+
+void Backend::compute(const AddOverRanks& op) {
+  add_over_ranks(op, *communicator_);
+}
+
+void Backend::compute(const NormOverRanks& op) {
+  norm_over_ranks(op, *communicator_);
+}
+
+void Backend::compute(const Broadcast& op) {
+  communicator_->broadcast(op.x, nullptr);
+}
+
+/// The norm scales what the gate has been multiplied with already, or y before it is.
+void Backend::compute_with_norm_over_ranks(const Mixer& op) {
+  const std::int64_t intermediate_size = op.y.size(1);
+  const Tensor out = op.out.slice(1, op.out.size(1) - intermediate_size, intermediate_size);
+  if (op.order == GateOrder::norm_first) return Backend::compute(op);
+  Mixer gated = op;
+  gated.norm_weight = {};
+  gated.square_sums = {};
+  compute(gated);
+  run(norm_of(op, out, out));
 }
 
 void Backend::compute(const Mixer& op) {
@@ -155,13 +208,16 @@ void Backend::compute(const Mixer& op) {
               .rounding = op.rounding,
               .layer = op.layer,
               .out = split_columns(op.y, num_heads, head_dim)});
-  run(GatedRmsNorm{.y = op.y,
+  const Tensor normed = op.out.slice(1, mlp, intermediate_size);
+  const bool over_ranks = !op.square_sums.empty();
+  if (over_ranks) run(norm_of(op, op.y, normed));
+  run(GatedRmsNorm{.y = over_ranks ? normed : op.y,
                    .z = z,
-                   .weight = op.norm_weight,
+                   .weight = over_ranks ? Tensor() : op.norm_weight,
                    .group_size = op.norm_group_size,
                    .eps = op.norm_eps,
                    .order = op.order,
-                   .out = op.out.slice(1, mlp, intermediate_size)});
+                   .out = normed});
   if (mlp > 0) run(GatedActivation{.value = x0, .gate = z0, .act = Activation::silu, .out = op.out.slice(1, 0, mlp)});
 }
 

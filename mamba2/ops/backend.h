@@ -5,7 +5,10 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
+#include "mamba2/ops/communicator.h"
 #include "mamba2/ops/ops.h"
 
 namespace mamba2 {
@@ -72,6 +75,12 @@ class Backend {
   /// enough for matrix products to run at their full rate, few enough that work space stays small beside the weights.
   virtual std::int64_t piece_tokens(std::int64_t bytes_per_token);
 
+  /// Makes it one of several backends that compute a model together, a rank each.
+  void join(std::unique_ptr<Communicator> communicator) { communicator_ = std::move(communicator); }
+  int ranks() const { return communicator_ ? communicator_->size() : 1; }
+  /// Null where it computes alone.
+  Communicator* communicator() const { return communicator_.get(); }
+
   /// Takes a host matrix (rows, columns) of any floating dtype.  held_as is what its elements are to be multiplied as;
   /// throws Error naming the dtypes where the backend can't.  The host memory must stay for the result's lifetime.
   virtual std::unique_ptr<PreparedWeight> prepare(WeightRole role, const Tensor& host, DType held_as) = 0;
@@ -109,6 +118,9 @@ class Backend {
   /// Whether ChooseToken is there; without it logits are downloaded and tokens chosen on the host.
   virtual bool chooses_tokens() const { return false; }
   void run(const ChooseToken& op);
+  void run(const AddOverRanks& op);
+  void run(const NormOverRanks& op);
+  void run(const Broadcast& op);
 
  protected:
   friend class Buffer;
@@ -131,8 +143,15 @@ class Backend {
   virtual void compute(const GatherRows& op) = 0;
   virtual void compute(const CrossEntropy& op) = 0;
   virtual void compute(const ChooseToken& op);
+  // By default over host memory.
+  virtual void compute(const AddOverRanks& op);
+  virtual void compute(const NormOverRanks& op);
+  virtual void compute(const Broadcast& op);
 
  private:
+  void compute_with_norm_over_ranks(const Mixer& op);
+
+  std::unique_ptr<Communicator> communicator_;
   std::deque<HostTensor> started_downloads_;
 };
 
@@ -147,5 +166,9 @@ struct DeviceOptions {
 
 /// Opens a backend.  Defined by the composition root (mamba2/devices), the one place that knows them all.
 std::unique_ptr<Backend> make_backend(const DeviceOptions& options);
+
+/// Opens a backend for each of so many ranks and joins them: on cuda a GPU each, on the host threads, which share those
+/// of the options.  Throws Error where there are fewer GPUs, or what joins them is missing.
+std::vector<std::unique_ptr<Backend>> make_backends(const DeviceOptions& options, int ranks);
 
 }  // namespace mamba2

@@ -71,6 +71,22 @@ class Checker {
     positions(batch);
   }
 
+  void without_gaps(std::string_view operand, const Tensor& tensor) const {
+    require(tensor.contiguous(), "{}: {} has gaps between its rows", op_, operand);
+  }
+
+  /// Sums of squares of all ranks' groups, which a rank's channels [first, first + width) lie in.
+  void square_sums(const Tensor& sums, std::int64_t rows, std::int64_t group_size, std::int64_t first,
+                   std::int64_t width) const {
+    rank("square_sums", sums, 2);
+    precise("square_sums", sums, Shape{rows, sums.size(1)});
+    without_gaps("square_sums", sums);
+    that(group_size > 0 && first >= 0 && first + width <= sums.size(1) * group_size,
+         "channels {} to {} are not all in {} groups of {}", first, first + width, sums.size(1), group_size);
+  }
+
+  void ranks() const { that(backend_.communicator() != nullptr, "the backend computes alone, expected several ranks"); }
+
   template <class... Args>
   void that(bool condition, fmt::format_string<Args...> format, Args&&... args) const {
     if (!condition) fail("{}: {}", op_, fmt::format(format, std::forward<Args>(args)...));
@@ -214,8 +230,11 @@ void check(const Mixer& op, const Backend& backend) {
   c.precise("D", op.D, op.D.rank() == 2 ? Shape{num_heads, op.ssm_state.size(2)} : Shape{num_heads});
   if (!op.norm_weight.empty()) {
     c.activation("norm_weight", op.norm_weight, Shape{intermediate_size});
-    c.that(op.norm_group_size > 0 && intermediate_size % op.norm_group_size == 0,
-           "norm_group_size is {}, expected a divisor of {}", op.norm_group_size, intermediate_size);
+    if (op.square_sums.empty())
+      c.that(op.norm_group_size > 0 && intermediate_size % op.norm_group_size == 0,
+             "norm_group_size is {}, expected a divisor of {}", op.norm_group_size, intermediate_size);
+    else
+      c.square_sums(op.square_sums, tokens, op.norm_group_size, op.norm_first_channel, intermediate_size);
   }
   c.rounding(op.rounding, op.ssm_state, op.batch);
   c.activation("xBC", op.xBC, Shape{tokens, conv_dim});
@@ -289,6 +308,34 @@ void check(const ChooseToken& op, const Backend& backend) {
   if (op.history.empty()) return;
   c.rank("history", op.history, 2);
   integers("history", op.history, Shape{rows, op.history.size(1)});
+}
+
+void check(const AddOverRanks& op, const Backend& backend) {
+  const Checker c("AddOverRanks", backend);
+  c.ranks();
+  c.rank("x", op.x, 2);
+  c.activation("x", op.x);
+  c.without_gaps("x", op.x);
+  c.activation("add", op.add, op.x.shape);
+  c.activation("out", op.out, op.x.shape);
+}
+
+void check(const NormOverRanks& op, const Backend& backend) {
+  const Checker c("NormOverRanks", backend);
+  c.ranks();
+  c.rank("x", op.x, 2);
+  c.activation("x", op.x);
+  c.activation("weight", op.weight, Shape{op.x.size(1)});
+  c.square_sums(op.square_sums, op.x.size(0), op.group_size, op.first_channel, op.x.size(1));
+  c.activation("out", op.out, op.x.shape);
+}
+
+void check(const Broadcast& op, const Backend& backend) {
+  const Checker c("Broadcast", backend);
+  c.ranks();
+  c.rank("x", op.x, 1);
+  c.dtype("x", op.x, DType::i32);
+  c.without_gaps("x", op.x);
 }
 
 }  // namespace mamba2

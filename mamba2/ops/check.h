@@ -20,5 +20,8 @@ void check(const Attention& op, const Backend& backend);
 void check(const GatherRows& op, const Backend& backend);
 void check(const CrossEntropy& op, const Backend& backend);
 void check(const ChooseToken& op, const Backend& backend);
+void check(const AddOverRanks& op, const Backend& backend);
+void check(const NormOverRanks& op, const Backend& backend);
+void check(const Broadcast& op, const Backend& backend);
 
 }  // namespace mamba2

@@ -147,6 +147,7 @@ struct Activate {
 /// x, B, C, dt]; out (tokens, mlp + intermediate_size), columns [silu(z0) x0, y].  mlp is out's width less
 /// intermediate_size = num_heads head_dim.  norm_weight absent: y = y silu(z).
 /// rounding and layer as in SsdScan.
+/// square_sums present: this is a rank's share of the heads, and the norm's groups are those of NormOverRanks.
 /// Work space, contents free: xBC (tokens, conv_dim), dt (tokens, num_heads), y (tokens, intermediate_size).
 struct Mixer {
   Tensor projected;
@@ -158,6 +159,8 @@ struct Mixer {
   Tensor norm_weight;
   std::int64_t norm_group_size = 0;
   double norm_eps = 1e-5;
+  std::int64_t norm_first_channel = 0;
+  Tensor square_sums = {};
   GateOrder order = GateOrder::gate_first;
   Batch batch;
   Tensor conv_state, ssm_state;
@@ -218,6 +221,30 @@ struct CrossEntropy {
 /// (rows) i32.
 struct ChooseToken {
   Tensor logits, rules, steps, history, positions, out;
+};
+
+// What ranks do together that compute one model (Backend::join).  Each rank calls these with operands of its own.
+
+/// out = add + the sum of all ranks' x, with the same bits on every rank whose add is the same.  x, add, out (rows,
+/// width), x without gaps, its contents are free afterwards; out may be add.  A backend that rounds the inputs of large
+/// products may round x likewise.
+struct AddOverRanks {
+  Tensor x, add, out;
+};
+
+/// RmsNorm of groups of group_size channels that reach over several ranks, each of which has some of the channels:
+/// column c of x is channel first_channel + c.  x, out (rows, width), out may be x; weight (width); square_sums (rows,
+/// number of groups on all ranks), work space without gaps.
+struct NormOverRanks {
+  Tensor x, weight;
+  std::int64_t group_size = 0, first_channel = 0;
+  double eps = 1e-5;
+  Tensor square_sums, out;
+};
+
+/// x becomes what rank 0 has there.  x (n) i32, without gaps.
+struct Broadcast {
+  Tensor x;
 };
 
 /// The name in a config ("silu", "swish", "gelu", "gelu_new", ...), or nothing.
