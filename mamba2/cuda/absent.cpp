@@ -14,4 +14,10 @@ std::unique_ptr<Backend> make_cuda_backend(cuda::Precision) {
   fail("device is 'cuda', but this build has no CUDA backend");
 }
 
+std::vector<std::unique_ptr<Backend>> make_cuda_backends(cuda::Precision precision, int) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(make_cuda_backend(precision));
+  return backends;
+}
+
 }  // namespace mamba2

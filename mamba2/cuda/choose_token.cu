@@ -365,13 +365,12 @@ __global__ void __launch_bounds__(block_threads) choose_token_kernel(const Choos
 void choose_token(const ChooseToken& op, cudaStream_t stream) {
   if (op.rows == 0) return;
   const std::size_t seen_bytes = op.history != nullptr ? static_cast<std::size_t>(op.vocab_size + 31) / 32 * 4 : 0;
-  static const bool raised = [] {
+  static OncePerDevice raised;
+  raised.run([] {
     check(cudaFuncSetAttribute(choose_token_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                choose_token_largest_vocabulary / 8),
           "choose_token");
-    return true;
-  }();
-  (void)raised;
+  });
   launch_early<const ChooseToken>(choose_token_kernel, op, dim3(static_cast<unsigned>(op.rows)), block_threads,
                                   "choose_token", stream, seen_bytes);
 }

@@ -25,7 +25,8 @@ bool overlap(const WaitingNorm& norm, const Tensor& tensor) {
 
 }  // namespace
 
-Context::Context(Precision wanted) : recorder(memory.stream(), [this] { finish_norm(); }), precision_(wanted) {
+Context::Context(Precision wanted, std::optional<int> chosen)
+    : device(chosen), recorder(memory.stream(), [this] { finish_norm(); }), precision_(wanted) {
   std::string why;
   blas = BlasLt::open(why);
   if (blas == nullptr) log_warning("{}: large products run on slow kernels of our own", why);
@@ -40,13 +41,17 @@ Context::~Context() {
 
 void Context::settle() {
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+  device.make_current();
   recorder.flush();
+  finish_norm();            // of ops that were not recorded
   follows_product = false;  // what comes now is not a launch of ours
 }
 
 void Context::settle_quietly() noexcept {
   try {
+    device.make_current();
     recorder.flush();
+    finish_norm();
   } catch (...) {
     failure_ = std::current_exception();
   }

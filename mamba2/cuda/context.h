@@ -9,6 +9,7 @@
 #include "mamba2/cuda/activation.h"
 #include "mamba2/cuda/blas_lt.h"
 #include "mamba2/cuda/cuda_backend.h"
+#include "mamba2/cuda/device.h"
 #include "mamba2/cuda/memory.h"
 #include "mamba2/cuda/recorder.h"
 #include "mamba2/ops/backend.h"
@@ -29,7 +30,8 @@ struct WaitingNorm {
 /// What every op works with.
 class Context {
  public:
-  explicit Context(Precision wanted);
+  /// device: absent, it is the calling thread's, as it must be for all calls.
+  Context(Precision wanted, std::optional<int> device);
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
   ~Context();
@@ -54,6 +56,7 @@ class Context {
   /// Large products and scans may round their inputs to 16 bits.
   bool rounds() const { return precision_ == Precision::fast && f32_matrices == 0; }
 
+  const ChosenDevice device;
   Memory memory;
   Recorder recorder;
   std::unique_ptr<BlasLt> blas;  // null where the library is not there
@@ -102,6 +105,9 @@ void attention(Context& context, const mamba2::Attention& op);
 void gather_rows(Context& context, const mamba2::GatherRows& op);
 void cross_entropy(Context& context, const mamba2::CrossEntropy& op);
 void choose_token(Context& context, const mamba2::ChooseToken& op);
+void add_over_ranks(Context& context, Communicator& ranks, const mamba2::AddOverRanks& op);
+void norm_over_ranks(Context& context, Communicator& ranks, const mamba2::NormOverRanks& op);
+void broadcast(Context& context, Communicator& ranks, const mamba2::Broadcast& op);
 /// False where no fused form takes this mixer: then nothing was done.
 bool fused_mixer(Context& context, const mamba2::Mixer& op);
 

@@ -10,6 +10,7 @@
 #include "mamba2/cuda/context.h"
 #include "mamba2/cuda/fingerprint.h"
 #include "mamba2/cuda/linear.h"
+#include "mamba2/cuda/nccl.h"
 #include "mamba2/cuda/packed_weight.h"
 #include "mamba2/cuda/piece_tokens.h"
 #include "mamba2/tensor/quantized.h"
@@ -21,11 +22,13 @@ constexpr int least_compute_capability = 80;
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(cuda::Precision precision) : context_(precision) {}
+  CudaBackend(cuda::Precision precision, std::optional<int> device) : context_(precision, device) {}
   ~CudaBackend() override = default;
 
   std::string_view name() const override { return "cuda"; }
-  Device device() const override { return {.kind = DeviceKind::cuda}; }
+  Device device() const override {
+    return {.kind = DeviceKind::cuda, .index = static_cast<std::int8_t>(context_.device.index())};
+  }
   DType activation_dtype() const override { return DType::f32; }
   std::int64_t piece_tokens(std::int64_t bytes_per_token) override {
     return cuda::piece_tokens(bytes_per_token, static_cast<std::int64_t>(settled().memory.free_bytes()));
@@ -37,7 +40,10 @@ class CudaBackend : public Backend {
   void upload(const Tensor& host, const Tensor& on_device) override { settled().memory.from_host(host, on_device); }
   void download(const Tensor& on_device, const Tensor& host) override { settled().memory.to_host(on_device, host); }
   void start_download(const Tensor& on_device) override { settled().memory.start_to_host(on_device); }
-  void finish_download(const Tensor& host) override { context_.memory.finish_to_host(host); }
+  void finish_download(const Tensor& host) override {
+    context_.device.make_current();
+    context_.memory.finish_to_host(host);
+  }
   bool chooses_tokens() const override { return true; }
   void copy(const Tensor& from, const Tensor& to) override { settled().memory.copy(from, to); }
   void zero(const Tensor& tensor) override { settled().memory.zero(tensor); }
@@ -65,10 +71,19 @@ class CudaBackend : public Backend {
   void compute(const GatherRows& op) override { enqueue(op, cuda::gather_rows); }
   void compute(const CrossEntropy& op) override { enqueue(op, cuda::cross_entropy); }
   void compute(const ChooseToken& op) override { enqueue(op, cuda::choose_token); }
+  void compute(const AddOverRanks& op) override { enqueue_shared(op, cuda::add_over_ranks); }
+  void compute(const NormOverRanks& op) override { enqueue_shared(op, cuda::norm_over_ranks); }
+  void compute(const Broadcast& op) override { enqueue_shared(op, cuda::broadcast); }
 
  private:
   template <class Op, class Launch>
   void enqueue(const Op& op, Launch launch);
+  template <class Op>
+  void enqueue_shared(const Op& op, void (*launch)(cuda::Context&, Communicator&, const Op&)) {
+    enqueue(op, [this, launch](cuda::Context& context, const Op& now) { launch(context, *communicator(), now); });
+  }
+  /// What can't be replayed is not recorded, nor is what lies between.
+  bool records() const { return communicator() == nullptr || communicator()->recordable(); }
   cuda::Context& settled();
 
   cuda::Context context_;
@@ -85,6 +100,8 @@ void CudaBackend::enqueue(const Op& op, Launch launch) {
     context_.follows_product = is_product;
   };
   if (context_.recorder.launching()) return run(op);
+  context_.device.make_current();
+  if (!records()) return run(op);
   words_.clear();
   cuda::Fingerprint(words_).add(op);
   context_.recorder.add(words_, [&] { return cuda::Recorder::Launch([run, op] { run(op); }); });
@@ -129,7 +146,7 @@ void* CudaBackend::allocate_bytes(std::size_t bytes) {
 }
 
 /// Empty where a GPU can be used; else why not.
-std::string problem_with_gpu(cudaDeviceProp& properties) {
+std::string problem_with_gpu(cudaDeviceProp& properties, std::optional<int> device = std::nullopt) {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
   if (status != cudaSuccess) {
@@ -137,8 +154,8 @@ std::string problem_with_gpu(cudaDeviceProp& properties) {
     return cudaGetErrorString(status);
   }
   if (devices == 0) return "there is no GPU";
-  int current = 0;
-  if (cudaGetDevice(&current) != cudaSuccess || cudaGetDeviceProperties(&properties, current) != cudaSuccess)
+  int index = device.value_or(0);
+  if ((!device && cudaGetDevice(&index) != cudaSuccess) || cudaGetDeviceProperties(&properties, index) != cudaSuccess)
     return cudaGetErrorString(cudaGetLastError());
   if (10 * properties.major + properties.minor < least_compute_capability)
     return fmt::format("{} has compute capability {}.{}, expected 8.0 or later", properties.name, properties.major,
@@ -160,6 +177,8 @@ cuda::Summary cuda::describe() {
                             properties.minor, static_cast<double>(properties.totalGlobalMem) / gibibyte);
   std::string why;
   summary.blas = BlasLt::open(why) != nullptr ? "cuBLASLt" : why;
+  (void)cudaGetDeviceCount(&summary.gpus);
+  summary.nccl = describe_nccl();
   summary.tuned_shapes = "decode: head_dim 64, state_size 64, 128 or 256, conv_kernel 2 to 4";
   if (properties.major == 9) summary.tuned_shapes += "; prompts in 16 bits: head_dim 64, state_size 64 or 128";
   summary.tuned_shapes += "; weights kept in q8_0, q4_0, q4_k and q6_k";
@@ -170,7 +189,29 @@ std::unique_ptr<Backend> make_cuda_backend(cuda::Precision precision) {
   cudaDeviceProp properties{};
   const std::string problem = problem_with_gpu(properties);
   require(problem.empty(), "device is 'cuda', but {}", problem);
-  return std::make_unique<CudaBackend>(precision);
+  return std::make_unique<CudaBackend>(precision, std::nullopt);
+}
+
+std::vector<std::unique_ptr<Backend>> make_cuda_backends(cuda::Precision precision, int ranks) {
+  cudaDeviceProp properties{};
+  std::string problem = problem_with_gpu(properties, 0);
+  require(problem.empty(), "device is 'cuda', but {}", problem);
+  int gpus = 0;
+  cuda::check(cudaGetDeviceCount(&gpus), "count the GPUs");
+  require(gpus >= ranks, "a model split over {} ranks needs as many GPUs, this machine has {}", ranks, gpus);
+  std::vector<int> devices;
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (int device = 0; device < ranks; ++device) {
+    problem = problem_with_gpu(properties, device);
+    require(problem.empty(), "GPU {} can't be used: {}", device, problem);
+    devices.push_back(device);
+  }
+  std::vector<std::unique_ptr<Communicator>> communicators = cuda::make_nccl_communicators(devices);
+  for (const int device : devices) {
+    backends.push_back(std::make_unique<CudaBackend>(precision, device));
+    backends.back()->join(std::move(communicators[static_cast<std::size_t>(device)]));
+  }
+  return backends;
 }
 
 }  // namespace mamba2

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "mamba2/ops/backend.h"
 
@@ -21,7 +22,9 @@ struct Summary {
   bool usable = false;       ///< and here is a GPU that it runs on
   std::string gpu;           ///< name, compute capability, memory; empty where there is none
   std::string problem;       ///< why not usable, one line
+  int gpus = 0;              ///< how many there are
   std::string blas;          ///< whether cuBLASLt was found
+  std::string nccl;          ///< whether NCCL, which joins several GPUs, was found
   std::string tuned_shapes;  ///< what has kernels of its own on this GPU
 };
 
@@ -40,5 +43,9 @@ Summary describe();
 /// Indices from the device are not checked on the host: an id, row, label or position outside its tensor gives NaN.
 /// Throws Error where there is no usable GPU.
 std::unique_ptr<Backend> make_cuda_backend(cuda::Precision precision = cuda::Precision::fast);
+
+/// A backend on each of the first `ranks` GPUs, joined by NCCL.  Throws Error where there are fewer GPUs, where one of
+/// them can't be used, or where NCCL is not there.
+std::vector<std::unique_ptr<Backend>> make_cuda_backends(cuda::Precision precision, int ranks);
 
 }  // namespace mamba2

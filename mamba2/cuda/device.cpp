@@ -9,8 +9,6 @@
 namespace mamba2::cuda {
 namespace {
 
-constexpr int max_devices = 64;
-
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   check(cudaDeviceGetAttribute(&value, which, device), "read a device attribute");
@@ -30,14 +28,23 @@ DeviceProperties read_properties(int device) {
 }  // namespace
 
 const DeviceProperties& current_device() {
-  static std::array<std::once_flag, max_devices> read;
-  static std::array<DeviceProperties, max_devices> properties;
+  static OncePerDevice read;
+  static std::array<DeviceProperties, OncePerDevice::most_devices> properties;
+  const std::size_t index = OncePerDevice::current_index();
+  read.run([&] { properties[index] = read_properties(static_cast<int>(index)); });
+  return properties[index];
+}
+
+std::size_t OncePerDevice::current_index() {
   int device = 0;
   check(cudaGetDevice(&device), "find the current device");
-  require(device < max_devices, "CUDA: device {} is out of range, expected one below {}", device, max_devices);
   const auto index = static_cast<std::size_t>(device);
-  std::call_once(read[index], [&] { properties[index] = read_properties(device); });
-  return properties[index];
+  require(index < most_devices, "CUDA: device {} is out of range, expected one below {}", device, most_devices);
+  return index;
+}
+
+void ChosenDevice::make_current() const {
+  if (index_) check(cudaSetDevice(*index_), "choose a device");
 }
 
 }  // namespace mamba2::cuda

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <mutex>
+#include <optional>
 
 namespace mamba2::cuda {
 
@@ -14,5 +17,34 @@ struct DeviceProperties {
 
 /// Of the calling thread's current device; read once a device.  Throws Error where there is none.
 const DeviceProperties& current_device();
+
+/// Something to be done once on each device, as setting a kernel's attributes is.
+class OncePerDevice {
+ public:
+  /// Calls act unless it was called on the calling thread's current device.
+  template <class Act>
+  void run(Act&& act) {
+    std::call_once(done_[current_index()], act);
+  }
+
+ private:
+  static constexpr std::size_t most_devices = 64;
+  static std::size_t current_index();
+
+  friend const DeviceProperties& current_device();
+  std::array<std::once_flag, most_devices> done_;
+};
+
+/// The device that a backend works on: a given one, or whichever is the calling thread's.
+class ChosenDevice {
+ public:
+  explicit ChosenDevice(std::optional<int> index) : index_(index) { make_current(); }
+  /// For the calling thread, before it makes or launches anything.
+  void make_current() const;
+  int index() const { return index_.value_or(0); }
+
+ private:
+  std::optional<int> index_;
+};
 
 }  // namespace mamba2::cuda

@@ -40,6 +40,11 @@ class Fingerprint {
   void add(const mamba2::GatherRows& op) { all(13, op.x, op.rows, op.out); }
   void add(const mamba2::CrossEntropy& op) { all(14, op.logits, op.labels, op.out); }
   void add(const mamba2::ChooseToken& op) { all(15, op.logits, op.rules, op.steps, op.history, op.positions, op.out); }
+  void add(const mamba2::AddOverRanks& op) { all(16, op.x, op.add, op.out); }
+  void add(const mamba2::NormOverRanks& op) {
+    all(17, op.x, op.weight, op.group_size, op.first_channel, op.eps, op.square_sums, op.out);
+  }
+  void add(const mamba2::Broadcast& op) { all(18, op.x); }
 
  private:
   template <class... Parts>

@@ -368,12 +368,11 @@ __global__ void __launch_bounds__(packed_threads, Sets == 1 ? 2 : 1)
 template <DType Type, int Sets>
 void launch(const PackedJob& job, cudaStream_t stream) {
   auto* const kernel = packed_kernel<Type, Sets>;
-  static const bool raised = [&] {
+  static OncePerDevice raised;
+  raised.run([&] {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, current_device().shared_bytes),
           "linear (packed)");
-    return true;
-  }();
-  (void)raised;
+  });
   launch_early<const PackedJob>(kernel, job, dim3(static_cast<unsigned>(job.plan.blocks)), packed_threads,
                                 "linear (packed)", stream, static_cast<std::size_t>(job.plan.bytes));
 }

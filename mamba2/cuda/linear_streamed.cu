@@ -421,12 +421,11 @@ template <class X, int Tiles, int Columns, bool Normed>
 void launch(const LinearRows& op, cudaStream_t stream) {
   using L = Layout<Tiles, Columns>;
   auto* const kernel = streamed_kernel<X, Tiles, Columns, Normed>;
-  static const bool raised = [&] {
+  static OncePerDevice raised;
+  raised.run([&] {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes),
           "linear (streamed)");
-    return true;
-  }();
-  (void)raised;
+  });
   const int blocks = current_device().multiprocessors;
   Streamed s;
   s.op = op;

@@ -25,14 +25,15 @@ __device__ float* row_of(const Rows& rows, std::int64_t r) {
   return static_cast<float*>(rows.data) + r * rows.stride;
 }
 
+template <class V>
 __global__ void __launch_bounds__(block_threads) activate_kernel(const Activate op) {
   const std::int64_t r = blockIdx.x;
   const float* gate = row_of(op.gate, r);
-  const float* value = op.value.data != nullptr ? row_of(op.value, r) : nullptr;
+  const V* value = op.value.data != nullptr ? static_cast<const V*>(op.value.data) + r * op.value.stride : nullptr;
   float* out = row_of(op.out, r);
   for_columns(op.width, [&](int i) {
     const float activation = activated(gate[i], op.activation);
-    out[i] = value != nullptr ? value[i] * activation : activation;
+    out[i] = value != nullptr ? as_float(value[i]) * activation : activation;
   });
 }
 
@@ -116,7 +117,9 @@ void launch(void (*kernel)(Op), const Op& op, std::int64_t rows, const char* nam
 }  // namespace
 
 void activate(const Activate& op, cudaStream_t stream) {
-  launch(activate_kernel, op, op.rows, "activate", stream);
+  if (op.value_dtype == DType::f32) return launch(activate_kernel<float>, op, op.rows, "activate", stream);
+  if (op.value_dtype == DType::bf16) return launch(activate_kernel<__nv_bfloat16>, op, op.rows, "activate", stream);
+  fail_dtype("activate", op.value_dtype, "f32 or bf16");
 }
 void gather_rows(const GatherRows& op, cudaStream_t stream) {
   launch(gather_rows_kernel, op, op.count, "gather_rows", stream);

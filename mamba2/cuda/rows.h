@@ -7,11 +7,12 @@
 
 namespace mamba2::cuda {
 
-/// out = value * act(gate), or act(gate) alone where value's data is null.  All f32, rows of one width.
+/// out = value * act(gate), or act(gate) alone where value's data is null.  Rows of one width, f32 but for value.
 struct Activate {
   std::int64_t rows = 0;
   int width = 0;
   ConstRows value, gate;
+  DType value_dtype = DType::f32;  // f32 | bf16
   Activation activation = Activation::silu;
   Rows out;  // may be gate or value
 };

@@ -7,6 +7,7 @@
 #include "mamba2/cuda/mixer_step.h"
 #include "mamba2/cuda/norm.h"
 #include "mamba2/cuda/round_states.h"
+#include "mamba2/cuda/rows.h"
 #include "mamba2/cuda/ssd_scan.h"
 #include "mamba2/cuda/token_ops.h"
 
@@ -207,7 +208,7 @@ bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& vie
 /// Many tokens, with x, B, C and y rounded to bf16 for the scan on tensor cores.
 bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
   const std::int64_t tokens = op.batch.tokens;
-  if (!context.rounds() || tokens < least_rounded_tokens || op.norm_weight.empty()) return false;
+  if (!context.rounds() || tokens < least_rounded_tokens) return false;
   constexpr std::int64_t element = 2;
   const std::int64_t row = (views.conv_dim + 7) / 8 * 8;
   SsdScan scan;
@@ -242,11 +243,23 @@ bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews&
   cuda::causal_conv(conv, context.stream());
   softplus_dt(time_step_of(views.dt_raw, op.dt_bias, op.limit, op.dt), context.stream());
   run_scan(context, scan, rounding, scratch + values);
-  GatedRmsNorm norm = norm_of(op, views);
-  norm.y_dtype = DType::bf16;
-  norm.y = {scan.out.data, scan.out.stride};
-  norm.z = const_rows(views.z);
-  cuda::gated_rms_norm(norm, context.stream());
+  const ConstRows y{scan.out.data, scan.out.stride};
+  if (op.norm_weight.empty()) {
+    activate({.rows = tokens,
+              .width = extent(views.inner, "intermediate_size"),
+              .value = y,
+              .gate = const_rows(views.z),
+              .value_dtype = DType::bf16,
+              .activation = Activation::silu,
+              .out = rows(views.y)},
+             context.stream());
+  } else {
+    GatedRmsNorm norm = norm_of(op, views);
+    norm.y_dtype = DType::bf16;
+    norm.y = y;
+    norm.z = const_rows(views.z);
+    cuda::gated_rms_norm(norm, context.stream());
+  }
   mlp_part(context, op, views.mlp);
   return true;
 }
