@@ -49,18 +49,22 @@ void Mamba2Cache::for_each_tensor(Visit&& visit) {
 std::size_t Mamba2Cache::bytes_per_slot() const {
   std::size_t bytes = 0;
   const_cast<Mamba2Cache*>(this)->for_each_tensor([&](const DeviceTensor& tensor) { bytes += tensor.view.bytes(); });
-  return bytes / lengths_.size();
+  bytes /= lengths_.size();
+  for (const Mamba2Cache& other : others_) bytes += other.bytes_per_slot();
+  return bytes;
 }
 
 void Mamba2Cache::reset() {
   for_each_tensor([&](DeviceTensor& tensor) { backend_->zero(tensor); });
   std::fill(lengths_.begin(), lengths_.end(), 0);
+  for (Mamba2Cache& other : others_) other.reset();
 }
 
 void Mamba2Cache::reset(std::int64_t slot) {
   require(0 <= slot && slot < slots(), "slot {} is outside the cache's {}", slot, slots());
   for_each_tensor([&](DeviceTensor& tensor) { backend_->zero(tensor.view.slice(0, slot, 1)); });
   lengths_[static_cast<std::size_t>(slot)] = 0;
+  for (Mamba2Cache& other : others_) other.reset(slot);
 }
 
 void Mamba2Cache::copy_slot(std::int64_t from, std::int64_t to) {
@@ -70,6 +74,7 @@ void Mamba2Cache::copy_slot(std::int64_t from, std::int64_t to) {
   for_each_tensor(
       [&](DeviceTensor& tensor) { backend_->copy(tensor.view.slice(0, from, 1), tensor.view.slice(0, to, 1)); });
   lengths_[static_cast<std::size_t>(to)] = length(from);
+  for (Mamba2Cache& other : others_) other.copy_slot(from, to);
 }
 
 void Mamba2Cache::copy_slot(const Mamba2Cache& source, std::int64_t from, std::int64_t to) {
@@ -78,6 +83,8 @@ void Mamba2Cache::copy_slot(const Mamba2Cache& source, std::int64_t from, std::i
   require(0 <= to && to < slots(), "slot {} is outside the cache's {}", to, slots());
   require(layers() == source.layers(), "a cache of {} layers can't take a slot of one of {}", layers(),
           source.layers());
+  require(others_.size() == source.others_.size(), "a cache of {} ranks can't take a slot of one of {}",
+          others_.size() + 1, source.others_.size() + 1);
   const std::int64_t tokens = source.length(from);
   reserve(tokens);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
@@ -90,6 +97,7 @@ void Mamba2Cache::copy_slot(const Mamba2Cache& source, std::int64_t from, std::i
         backend_->copy((theirs.*member).view[from].slice(0, 0, tokens), (ours.*member).view[to].slice(0, 0, tokens));
   }
   lengths_[static_cast<std::size_t>(to)] = tokens;
+  for (std::size_t i = 0; i < others_.size(); ++i) others_[i].copy_slot(source.others_[i], from, to);
 }
 
 void Mamba2Cache::reorder(std::span<const std::int64_t> sources) {
@@ -110,6 +118,7 @@ void Mamba2Cache::reorder(std::span<const std::int64_t> sources) {
   });
   const std::vector<std::int64_t> old = lengths_;
   for (std::size_t i = 0; i < sources.size(); ++i) lengths_[i] = old[static_cast<std::size_t>(sources[i])];
+  for (Mamba2Cache& other : others_) other.reorder(sources);
 }
 
 Mamba2Cache Mamba2Cache::clone() const {
@@ -123,6 +132,7 @@ Mamba2Cache Mamba2Cache::clone() const {
          {&LayerState::conv_state, &LayerState::ssm_state, &LayerState::k_cache, &LayerState::v_cache})
       if (!(from.*member).view.empty()) backend_->copy(from.*member, to.*member);
   }
+  for (const Mamba2Cache& other : others_) copy.add_rank(other.clone());
   return copy;
 }
 
@@ -157,7 +167,13 @@ constexpr NamedState named_states[] = {{"conv_state", &LayerState::conv_state, f
 
 }  // namespace
 
+void Mamba2Cache::require_whole(const char* what) const {
+  require(others_.empty(), "the state of a model that is split over {} ranks can't be {}: each has a part of it",
+          others_.size() + 1, what);
+}
+
 void Mamba2Cache::save(const std::string& path) const {
+  require_whole("saved");
   std::vector<TensorSpec> specs;
   std::map<std::string, HostTensor> values;
   auto add = [&](const std::string& name, DType dtype, const Shape& shape) -> const Tensor& {
@@ -211,6 +227,7 @@ constexpr std::int64_t longest_sequence = 2147483647;  // positions are 32-bit
 }  // namespace
 
 void Mamba2Cache::load(const std::string& path) {
+  require_whole("loaded");
   const SavedCache saved(path);
   const Tensor lengths = saved.read("lengths", DType::i64, {slots()});
   const std::span<const std::int64_t> stored(lengths.as<std::int64_t>(), lengths_.size());

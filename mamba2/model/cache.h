@@ -21,12 +21,18 @@ struct LayerState {
 };
 
 /// What a model remembers of each of N sequences (transformers' cache_params), one slot a sequence.  Belongs to the
-/// backend it was made on and must not outlive it.  A new slot is the state before the first token.
+/// backend it was made on and must not outlive it.  A new slot is the state before the first token.  Where the model is
+/// split, each rank has a cache of its part, and the first one's holds the others': all do what it is told.
 class Mamba2Cache {
  public:
   /// state_dtype of ssm_state; the convolution's state and the keys and values have the activations' dtype.
   Mamba2Cache(const Mamba2Config& config, Backend& backend, std::int64_t slots, DType state_dtype = DType::f32,
               StateRounding rounding = StateRounding::nearest);
+
+  /// Adds the cache of the next rank's part, of as many slots.
+  void add_rank(Mamba2Cache cache) { others_.push_back(std::move(cache)); }
+  /// A rank's own.
+  Mamba2Cache& of_rank(std::size_t rank) { return rank == 0 ? *this : others_[rank - 1]; }
 
   std::int64_t slots() const { return static_cast<std::int64_t>(lengths_.size()); }
   /// Tokens that slot has seen.
@@ -45,13 +51,14 @@ class Mamba2Cache {
   /// An independent copy.
   Mamba2Cache clone() const;
 
-  /// Writes conv_state.I, ssm_state.I, k_cache.I, v_cache.I and lengths as safetensors, atomically.
+  /// Writes conv_state.I, ssm_state.I, k_cache.I, v_cache.I and lengths as safetensors, atomically.  Throws Error where
+  /// the model is split, as load() does.
   void save(const std::string& path) const;
   /// Replaces the contents by a saved file's; throws Error naming the tensor that does not fit this model, and is as
   /// before then.
   void load(const std::string& path);
 
-  // For the forward pass.
+  // For the forward pass, of one rank alone.
   LayerState& layer(std::int64_t index) { return layers_[static_cast<std::size_t>(index)]; }
   const LayerState& layer(std::int64_t index) const { return layers_[static_cast<std::size_t>(index)]; }
   std::int64_t layers() const { return static_cast<std::int64_t>(layers_.size()); }
@@ -62,6 +69,7 @@ class Mamba2Cache {
  private:
   template <class Visit>
   void for_each_tensor(Visit&& visit);
+  void require_whole(const char* what) const;
 
   Backend* backend_;
   Mamba2Config config_;
@@ -69,7 +77,8 @@ class Mamba2Cache {
   StateRounding rounding_;
   std::vector<LayerState> layers_;
   std::vector<std::int64_t> lengths_;
-  std::int64_t capacity_ = 0;  // tokens that k_cache and v_cache hold
+  std::int64_t capacity_ = 0;        // tokens that k_cache and v_cache hold
+  std::vector<Mamba2Cache> others_;  // of the ranks after this one
 };
 
 }  // namespace mamba2

@@ -37,13 +37,14 @@ void reuse(HostTensor& tensor, DType dtype, const Shape& shape) {
 
 }  // namespace
 
-ForwardPass::ForwardPass(const Mamba2Config& config, const ModelWeights& weights, Backend& backend)
-    : config_(config),
+ForwardPass::ForwardPass(const ModelPart& part, const ModelWeights& weights, Backend& backend)
+    : part_(part),
+      config_(part.config),
       weights_(weights),
       backend_(backend),
-      piece_tokens_(backend.piece_tokens(activation_bytes_per_token(config, backend))) {}
+      piece_tokens_(backend.piece_tokens(activation_bytes_per_token(part, backend))) {}
 
-void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache) {
+void ForwardPass::check_sequences(std::span<const SequenceInput> sequences, const Mamba2Cache& cache) {
   require(cache.layers() == config_.num_hidden_layers, "the cache was made for {} layers, the model has {}",
           cache.layers(), config_.num_hidden_layers);
   named_slots_.assign(static_cast<std::size_t>(cache.slots()), false);
@@ -301,7 +302,7 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
   const Batch batch = describe(sequences, piece, cache);
   const Kept kept = head != nullptr ? find_kept(sequences, piece, batch) : Kept{};
   if (batch.tokens > activations_.tokens)  // doubling: a batch that sequences join one by one seldom grows it
-    make_room(activations_, std::max(batch.tokens, std::min(most_tokens_, 2 * activations_.tokens)), config_, backend_);
+    make_room(activations_, std::max(batch.tokens, std::min(most_tokens_, 2 * activations_.tokens)), part_, backend_);
 
   const std::int64_t first_row = piece.front().first_row;
   const Tensor hidden = activations_.hidden.view.slice(0, 0, batch.tokens);
@@ -314,7 +315,7 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
   embed(sequences, piece, hidden);
   keep_hidden(0);
   for (std::int64_t i = 0; i < config_.num_hidden_layers; ++i) {
-    forward_layer(i, weights_.layers[static_cast<std::size_t>(i)], config_, activations_, cache.layer(i), batch,
+    forward_layer(i, weights_.layers[static_cast<std::size_t>(i)], part_, activations_, cache.layer(i), batch,
                   backend_);
     keep_hidden(i + 1);
   }
@@ -327,12 +328,17 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
   for (const Segment& segment : piece) cache.advance(sequences[segment.sequence].slot, segment.count);
 }
 
+void ForwardPass::check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache,
+                        const ForwardOptions& options) {
+  require(options.piece_tokens >= 0, "piece_tokens is {}, expected 0 or more", options.piece_tokens);
+  check_sequences(sequences, cache);
+  check_tokens(sequences);
+}
+
 void ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options,
                       const PreparedWeight* head, ForwardOutput& output) {
-  require(options.piece_tokens >= 0, "piece_tokens is {}, expected 0 or more", options.piece_tokens);
+  check(sequences, cache, options);
   most_tokens_ = options.piece_tokens > 0 ? options.piece_tokens : piece_tokens_;
-  check(sequences, cache);
-  check_tokens(sequences);
   std::int64_t tokens = 0, kept = 0, longest = 0, chosen = 0;
   for (const SequenceInput& sequence : sequences) {
     const std::int64_t count = tokens_of(sequence, config_.hidden_size);
@@ -361,6 +367,7 @@ void ForwardPass::run(std::span<const SequenceInput> sequences, Mamba2Cache& cac
   split(sequences);
   try {
     run_pieces(sequences, cache, head, output);
+    if (chosen > 0 && backend_.ranks() > 1) backend_.run(Broadcast{.x = tokens_.view.slice(0, 0, chosen)});
     if (chosen > 0) backend_.start_download(tokens_.view.slice(0, 0, chosen));
   } catch (...) {
     forget_integers();

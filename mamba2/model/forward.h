@@ -14,14 +14,17 @@ namespace mamba2 {
 
 /// A forward pass over the parts of a model: splits what is to be fed into pieces of bounded size, runs the layers over
 /// each and collects what was asked for.  Its buffers live as long as it does: a step no larger than one before
-/// allocates nothing.
+/// allocates nothing.  Where the model is split, each rank has one, and all are given the same: what they compute is
+/// the same on all ranks, and the tokens that they choose are rank 0's.
 class ForwardPass {
  public:
-  ForwardPass(const Mamba2Config& config, const ModelWeights& weights, Backend& backend);
+  ForwardPass(const ModelPart& part, const ModelWeights& weights, Backend& backend);
 
   /// Tokens that go through the layers at a time, where a call asks for nothing else.
   std::int64_t piece_tokens() const { return piece_tokens_; }
 
+  /// What run() does first: throws Error for what is wrong with its arguments.
+  void check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache, const ForwardOptions& options);
   /// head: null for no logits.  Tensors of output that have the right shape already are written in place.
   /// Tokens that sequences ask for are under way when it returns.
   void run(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options,
@@ -47,7 +50,7 @@ class ForwardPass {
     Tensor positions;  // to be moved on: where every token of the piece asks for the next
   };
 
-  void check(std::span<const SequenceInput> sequences, const Mamba2Cache& cache);
+  void check_sequences(std::span<const SequenceInput> sequences, const Mamba2Cache& cache);
   void check_tokens(std::span<const SequenceInput> sequences);
   void carry_tokens();
   void run_pieces(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const PreparedWeight* head,
@@ -64,6 +67,7 @@ class ForwardPass {
   void choose(const Kept& kept, const Tensor& logits, std::int64_t first);
   void forget_integers();
 
+  const ModelPart& part_;
   const Mamba2Config& config_;
   const ModelWeights& weights_;
   Backend& backend_;

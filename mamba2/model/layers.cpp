@@ -7,11 +7,24 @@
 namespace mamba2 {
 namespace {
 
+/// hidden += x W^T + bias.  A rank's W has some of the columns, and the products are summed; a.normed is free by then.
+void add_projection(const Tensor& x, const Matrix& weight, const DeviceTensor& bias, const Activations& a,
+                    const Batch& batch, Backend& backend) {
+  const Tensor hidden = a.hidden.view.slice(0, 0, batch.tokens);
+  if (backend.ranks() == 1) {
+    backend.run(Linear{.x = x, .weight = weight.get(), .bias = bias, .add = hidden, .out = hidden});
+    return;
+  }
+  const Tensor product = a.normed.view.slice(0, 0, batch.tokens);
+  backend.run(Linear{.x = x, .weight = weight.get(), .bias = bias, .add = {}, .out = product});
+  backend.run(AddOverRanks{.x = product, .add = hidden, .out = hidden});
+}
+
 /// Figure 6 of Dao and Gu 2024: project, convolve, scan, norm, project back onto the residual stream.
-void forward_mixer(std::int64_t layer, const MixerWeights& w, const Mamba2Config& c, const Activations& a,
+void forward_mixer(std::int64_t layer, const MixerWeights& w, const ModelPart& part, const Activations& a,
                    LayerState& state, const Batch& batch, Backend& backend) {
   auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
-  const Tensor hidden = rows(a.hidden);
+  const Mamba2Config& c = part.config;
   backend.run(Linear{
       .x = rows(a.normed), .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = rows(a.projected)});
   backend.run(Mixer{.projected = rows(a.projected),
@@ -24,26 +37,26 @@ void forward_mixer(std::int64_t layer, const MixerWeights& w, const Mamba2Config
                     .limit = c.time_step_limit,
                     .n_groups = c.n_groups,
                     .norm_weight = w.norm,
-                    .norm_group_size = c.norm_group_size(),
+                    .norm_group_size = part.norm_group_size,
                     .norm_eps = c.gated_norm_epsilon,
+                    .norm_first_channel = part.norm_first_channel,
+                    .square_sums = part.norm_groups > 0 ? rows(a.square_sums) : Tensor(),
                     .order = c.gate_order,
                     .batch = batch,
                     .conv_state = state.conv_state,
                     .ssm_state = state.ssm_state,
                     .rounding = state.rounding,
-                    .layer = layer,
+                    .layer = part.rank * c.num_hidden_layers + layer,  // its rounding is like no other rank's
                     .xBC = rows(a.xBC),
                     .dt = rows(a.dt),
                     .y = rows(a.y),
                     .out = rows(a.mixed)});
-  backend.run(
-      Linear{.x = rows(a.mixed), .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden});
+  add_projection(rows(a.mixed), w.out_proj, w.out_proj_bias, a, batch, backend);
 }
 
 void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const Activations& a, LayerState& state,
                        const Batch& batch, Backend& backend) {
   auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
-  const Tensor hidden = rows(a.hidden);
   Tensor qkv = rows(a.qkv);
   backend.run(Linear{.x = rows(a.normed), .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = qkv});
   if (c.attention_conv_kernel > 0) {
@@ -76,32 +89,33 @@ void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const A
                         .k_cache = state.k_cache,
                         .v_cache = state.v_cache,
                         .out = split_columns(rows(a.attended), c.num_attention_heads, c.attention_head_dim)});
-  backend.run(
-      Linear{.x = rows(a.attended), .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden});
+  add_projection(rows(a.attended), w.out_proj, w.out_proj_bias, a, batch, backend);
 }
 
 void forward_mlp(const MlpWeights& w, const Mamba2Config& c, const Activations& a, const Batch& batch,
                  Backend& backend) {
   auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
   const std::int64_t width = c.padded_mlp_size();
-  const Tensor hidden = rows(a.hidden), both = rows(a.mlp_in);
+  const Tensor both = rows(a.mlp_in);
   backend.run(Linear{.x = rows(a.normed), .weight = w.fc1.get(), .bias = w.fc1_bias, .add = {}, .out = both});
   backend.run(GatedActivation{.value = both.slice(1, 0, width),
                               .gate = both.slice(1, width, width),
                               .act = c.hidden_act,
                               .out = rows(a.mlp_out)});
-  backend.run(Linear{.x = rows(a.mlp_out), .weight = w.fc2.get(), .bias = w.fc2_bias, .add = hidden, .out = hidden});
+  add_projection(rows(a.mlp_out), w.fc2, w.fc2_bias, a, batch, backend);
 }
 
 /// Calls visit(buffer, width) for those that a model needs.
 template <class Visit>
-void for_each_buffer(Activations& a, const Mamba2Config& c, Visit&& visit) {
+void for_each_buffer(Activations& a, const ModelPart& part, Visit&& visit) {
+  const Mamba2Config& c = part.config;
   visit(a.hidden, c.hidden_size);
   visit(a.normed, c.hidden_size);
   visit(a.projected, c.in_proj_size());
   visit(a.xBC, c.conv_dim());
   visit(a.dt, c.num_heads);
   visit(a.y, c.intermediate_size());
+  if (part.norm_groups > 0) visit(a.square_sums, part.norm_groups);
   visit(a.mixed, c.mixer_mlp_size + c.intermediate_size());
   if (c.has_attention()) {
     visit(a.qkv, c.attention_qkv_size());
@@ -116,30 +130,31 @@ void for_each_buffer(Activations& a, const Mamba2Config& c, Visit&& visit) {
 
 }  // namespace
 
-std::int64_t activation_bytes_per_token(const Mamba2Config& c, const Backend& backend) {
+std::int64_t activation_bytes_per_token(const ModelPart& part, const Backend& backend) {
   Activations none;
   std::int64_t elements = 0;
-  for_each_buffer(none, c, [&](const DeviceTensor&, std::int64_t width) { elements += width; });
+  for_each_buffer(none, part, [&](const DeviceTensor&, std::int64_t width) { elements += width; });
   return static_cast<std::int64_t>(bytes_for(backend.activation_dtype(), elements));
 }
 
-void make_room(Activations& a, std::int64_t tokens, const Mamba2Config& c, Backend& backend) {
+void make_room(Activations& a, std::int64_t tokens, const ModelPart& part, Backend& backend) {
   if (tokens <= a.tokens) return;
   const DType dtype = backend.activation_dtype();
-  for_each_buffer(a, c, [&](DeviceTensor& buffer, std::int64_t width) {
+  for_each_buffer(a, part, [&](DeviceTensor& buffer, std::int64_t width) {
     buffer = backend.allocate(dtype, {tokens, width});
   });
   a.tokens = tokens;
 }
 
-void forward_layer(std::int64_t index, const LayerWeights& w, const Mamba2Config& c, const Activations& a,
+void forward_layer(std::int64_t index, const LayerWeights& w, const ModelPart& part, const Activations& a,
                    LayerState& state, const Batch& batch, Backend& backend) {
+  const Mamba2Config& c = part.config;
   const Tensor hidden = a.hidden.view.slice(0, 0, batch.tokens), normed = a.normed.view.slice(0, 0, batch.tokens);
   backend.run(RmsNorm{.x = hidden, .weight = w.norm, .eps = c.layer_norm_epsilon, .out = normed});
   if (c.is_attention_layer(index))
     forward_attention(w.attention, c, a, state, batch, backend);
   else
-    forward_mixer(index, w.mixer, c, a, state, batch, backend);
+    forward_mixer(index, w.mixer, part, a, state, batch, backend);
   if (!c.has_mlp()) return;
   backend.run(RmsNorm{.x = hidden, .weight = w.norm2, .eps = c.layer_norm_epsilon, .out = normed});
   forward_mlp(w.mlp, c, a, batch, backend);

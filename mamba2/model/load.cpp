@@ -1,5 +1,6 @@
 #include "mamba2/model/load.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <set>
@@ -9,6 +10,7 @@
 #include "mamba2/base/file.h"
 #include "mamba2/base/log.h"
 #include "mamba2/model/held_dtype.h"
+#include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
 namespace {
@@ -43,14 +45,60 @@ void check_slot(const TensorSlot& slot, const CanonicalTensors& tensors) {
   check_tensor(*info, slot);
 }
 
-void load_slot(const TensorSlot& slot, const CanonicalTensors& tensors, Backend& backend, std::optional<DType> dtype) {
-  const Tensor stored = tensors.read(slot.name);
+void load_slot(const TensorSlot& slot, const Tensor& stored, Backend& backend, std::optional<DType> dtype) {
   if (slot.vector != nullptr)
     *slot.vector = backend.upload(without_middle_one(stored), backend.activation_dtype());
   else
     *slot.matrix = backend.prepare(slot.role, stored, held_dtype(slot, stored.dtype, dtype));
-  const bool used_where_it_lies = slot.vector == nullptr && (*slot.matrix)->bytes() == 0;
-  if (!used_where_it_lies) release_pages(tensors.mapped(slot.name));
+}
+
+/// Whether a prepared tensor is the host's memory that it was made of.
+bool used_where_it_lies(const TensorSlot& slot) {
+  return slot.matrix != nullptr && *slot.matrix != nullptr && (*slot.matrix)->bytes() == 0;
+}
+
+/// Whether slices of columns are whole blocks.
+bool cuts_at_blocks(const Tensor& stored, int dimension, const std::vector<ElementRange>& ranges) {
+  const std::int64_t block = dimension == stored.rank() - 1 ? block_elements(stored.dtype) : 1;
+  return std::ranges::all_of(
+      ranges, [&](const ElementRange& range) { return range.begin % block == 0 && range.count % block == 0; });
+}
+
+/// The ranges of a dimension, end to end, in memory of their own.
+HostTensor cut(const Tensor& stored, int dimension, const std::vector<ElementRange>& ranges) {
+  std::int64_t extents[Shape::max_rank] = {}, all = 0;
+  for (const ElementRange& range : ranges) all += range.count;
+  for (int i = 0; i < stored.rank(); ++i) extents[i] = i == dimension ? all : stored.size(i);
+  HostTensor made(stored.dtype, Shape(std::span(extents, static_cast<std::size_t>(stored.rank()))));
+  std::int64_t done = 0;
+  for (const ElementRange& range : ranges) {
+    convert(stored.slice(dimension, range.begin, range.count), made.view().slice(dimension, done, range.count));
+    done += range.count;
+  }
+  return made;
+}
+
+/// Loads what a rank holds of a tensor; slot is the rank's own, whole its row in the table of the whole model.
+void load_part(const TensorSlot& slot, const TensorSlot& whole, const Tensor& stored, const Split& split, int rank,
+               ModelWeights& weights, Backend& backend, std::optional<DType> dtype) {
+  const int dimension = split_dimension(whole.split);
+  const std::vector<ElementRange> ranges = split.ranges(whole.split, stored.size(dimension), rank);
+  if (ranges.empty()) return;
+  if (ranges.size() == 1 && ranges.front().count == stored.size(dimension))
+    return load_slot(slot, stored, backend, dtype);
+  if (ranges.size() == 1 && dimension == 0)
+    return load_slot(slot, stored.slice(0, ranges.front().begin, ranges.front().count), backend, dtype);
+  if (cuts_at_blocks(stored, dimension, ranges)) {
+    weights.cut.push_back(cut(stored, dimension, ranges));
+    load_slot(slot, weights.cut.back(), backend, dtype);
+  } else {
+    const HostTensor widened(DType::f32, stored.shape);
+    convert(stored, widened);
+    weights.cut.push_back(cut(widened, dimension, ranges));
+    const DType again = can_quantize(stored.dtype) ? stored.dtype : DType::q8_0;
+    load_slot(slot, weights.cut.back(), backend, dtype ? dtype : again);
+  }
+  if (!used_where_it_lies(slot)) weights.cut.pop_back();
 }
 
 /// Before the table is made, whose size is the config's to say.
@@ -176,29 +224,49 @@ void add_heads(std::vector<TensorSlot>& table, const Mamba2Config& config, const
   }
 }
 
-}  // namespace
-
-ModelWeights load_weights(const Mamba2Config& config, const CanonicalTensors& tensors, Backend& backend,
-                          std::optional<DType> dtype) {
-  check_layer_count(config, tensors);
-  ModelWeights weights;
+/// The table with the heads that the file holds.
+std::vector<TensorSlot> table_of(const Mamba2Config& config, const CanonicalTensors& tensors, ModelWeights& weights) {
   std::vector<TensorSlot> table = tensor_table(config, weights);
   add_heads(table, config, tensors, weights);
+  if (config.tie_word_embeddings)
+    for (TensorSlot& slot : table)
+      if (slot.role == WeightRole::embedding) slot.role = WeightRole::embedding_and_linear;
+  return table;
+}
+
+}  // namespace
+
+std::vector<ModelWeights> load_weights(const Mamba2Config& config, const Split& split, const CanonicalTensors& tensors,
+                                       std::span<Backend* const> ranks, std::optional<DType> dtype) {
+  check_layer_count(config, tensors);
+  ModelWeights unused;
+  const std::vector<TensorSlot> table = table_of(config, tensors, unused);
   for (const TensorSlot& slot : table) check_slot(slot, tensors);
   check_unexpected(table, tensors);
   const auto start = std::chrono::steady_clock::now();
+  std::vector<ModelWeights> weights(ranks.size());
+  std::vector<std::vector<TensorSlot>> parts;
+  for (std::size_t r = 0; r < ranks.size(); ++r)
+    parts.push_back(table_of(split.part(static_cast<int>(r)).config, tensors, weights[r]));
   for (std::size_t i = 0; i < table.size(); ++i) {
-    TensorSlot& slot = table[i];
-    if (slot.role == WeightRole::embedding && config.tie_word_embeddings) slot.role = WeightRole::embedding_and_linear;
+    const TensorSlot& whole = table[i];
     if (i + 1 < table.size()) read_ahead(tensors.mapped(table[i + 1].name));
-    load_slot(slot, tensors, backend, dtype);
+    const Tensor stored = tensors.read(whole.name);
+    bool used = false;
+    for (std::size_t r = 0; r < ranks.size(); ++r) {
+      load_part(parts[r][i], whole, stored, split, static_cast<int>(r), weights[r], *ranks[r], dtype);
+      used = used || used_where_it_lies(parts[r][i]);
+    }
+    if (!used) release_pages(tensors.mapped(whole.name));
   }
   log_info("{}: weights made ready as {} in {:.2f} s", tensors.file(), dtype ? name(*dtype) : "they are stored",
            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   if (config.D_has_head_dim)
-    for (LayerWeights& layer : weights.layers)
-      if (!layer.mixer.D.view.empty())
-        layer.mixer.D.view = layer.mixer.D.view.reshape({config.num_heads, config.head_dim});
+    for (ModelWeights& part : weights)
+      for (LayerWeights& layer : part.layers)
+        if (!layer.mixer.D.view.empty())
+          layer.mixer.D.view =
+              layer.mixer.D.view.reshape({layer.mixer.D.view.size(0) / config.head_dim, config.head_dim});
   return weights;
 }
 

@@ -2,10 +2,13 @@
 
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "mamba2/checkpoint/tensor_source.h"
 #include "mamba2/model/config.h"
+#include "mamba2/model/split.h"
 #include "mamba2/model/weights.h"
 
 namespace mamba2 {
@@ -32,11 +35,12 @@ class CanonicalTensors {
 /// head is tied.
 void adjust_to_tensors(Mamba2Config& config, const CanonicalTensors& tensors);
 
-/// Checks every tensor against the config, then prepares them on the backend: the backbone, lm_head where it is not
-/// tied, a classification head where there is one.  Matrices are held as dtype, or as stored where it is absent;
-/// vectors in the activations' dtype.  Throws Error naming file, tensor, expected and found shape; nothing was
-/// allocated that the file does not hold then.
-ModelWeights load_weights(const Mamba2Config& config, const CanonicalTensors& tensors, Backend& backend,
-                          std::optional<DType> dtype);
+/// Checks every tensor against the config, then prepares them on the backends, each rank's part on its own: the
+/// backbone, lm_head where it is not tied, a classification head where there is one.  Matrices are held as dtype, or as
+/// stored where it is absent; vectors in the activations' dtype.  A part of quantised columns that begins or ends amid
+/// a block is quantised anew.  Throws Error naming file, tensor, expected and found shape; nothing was allocated that
+/// the file does not hold then.
+std::vector<ModelWeights> load_weights(const Mamba2Config& config, const Split& split, const CanonicalTensors& tensors,
+                                       std::span<Backend* const> ranks, std::optional<DType> dtype);
 
 }  // namespace mamba2

@@ -1,12 +1,15 @@
 #include "mamba2/model/modeling_mamba2.h"
 
 #include <algorithm>
+#include <deque>
+#include <limits>
 
 #include "mamba2/base/error.h"
 #include "mamba2/base/file.h"
 #include "mamba2/model/forward.h"
 #include "mamba2/model/load.h"
 #include "mamba2/model/locate.h"
+#include "mamba2/model/rank_threads.h"
 #include "mamba2/model/save.h"
 #include "mamba2/tensor/quantized.h"
 
@@ -20,17 +23,52 @@ struct StateFormat {
 
 }  // namespace
 
-/// Members are destroyed last to first: the pass and the weights before the backend that owns their memory, the backend
-/// before the mapped files that its weights may lie in.
+/// Members are destroyed last to first: the passes and the weights before the backends that own their memory, the
+/// backends before the mapped files that their weights may lie in.
 struct Mamba2Model::Parts {
   std::string path;
   Mamba2Config config;
   StateFormat state;
   std::unique_ptr<TensorSource> source;
-  std::unique_ptr<Backend> backend;
-  ModelWeights weights;
-  std::optional<ForwardPass> pass;
+  std::vector<std::unique_ptr<Backend>> backends;  // one a rank, as all that follows
+  std::vector<ModelPart> parts;
+  std::vector<ModelWeights> weights;
+  std::deque<ForwardPass> passes;
+  std::vector<ForwardOutput> outputs;  // of the ranks after the first, which nobody looks at
+  std::int64_t piece_tokens = 0;
+  std::optional<RankThreads> threads;
+
+  void run(std::span<const SequenceInput> sequences, Mamba2Cache& cache, const ForwardOptions& options, bool wants_head,
+           ForwardOutput& output);
+  void finish(std::vector<std::int32_t>& next_tokens);
 };
+
+/// All ranks are given the same; what is found wrong with it is so before any of them begins.
+void Mamba2Model::Parts::run(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
+                             const ForwardOptions& options, bool wants_head, ForwardOutput& output) {
+  auto run_rank = [&](std::size_t rank, const ForwardOptions& asked, ForwardOutput& to) {
+    passes[rank].run(sequences, cache.of_rank(rank), asked, wants_head ? weights[rank].head() : nullptr, to);
+  };
+  if (!threads) return run_rank(0, options, output);
+  passes.front().check(sequences, cache, options);
+  const ForwardOptions for_first{options.output_hidden_states, options.output_last_hidden_state,
+                                 options.piece_tokens > 0 ? options.piece_tokens : piece_tokens};
+  threads->run([&](int index) {
+    const auto rank = static_cast<std::size_t>(index);
+    if (rank == 0)
+      run_rank(rank, for_first, output);
+    else
+      run_rank(rank, {.piece_tokens = for_first.piece_tokens}, outputs[rank - 1]);
+  });
+}
+
+void Mamba2Model::Parts::finish(std::vector<std::int32_t>& next_tokens) {
+  if (!threads) return passes.front().finish(next_tokens);
+  threads->run([&](int index) {
+    const auto rank = static_cast<std::size_t>(index);
+    passes[rank].finish(rank == 0 ? next_tokens : outputs[rank - 1].next_tokens);
+  });
+}
 
 namespace {
 
@@ -67,11 +105,26 @@ GatedNorm parse_gated_norm(const std::string& text, GatedNorm from_config) {
 Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, const LoadOptions& options)
     : Mamba2Model(
           std::move(config), std::move(source),
-          make_backend({.device = options.device, .threads = options.threads, .deterministic = options.deterministic}),
+          make_backends({.device = options.device, .threads = options.threads, .deterministic = options.deterministic},
+                        options.tensor_parallel),
           options) {}
+
+namespace {
+
+std::vector<std::unique_ptr<Backend>> alone(std::unique_ptr<Backend> backend) {
+  std::vector<std::unique_ptr<Backend>> ranks;
+  ranks.push_back(std::move(backend));
+  return ranks;
+}
+
+}  // namespace
 
 Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, std::unique_ptr<Backend> backend,
                          const LoadOptions& options)
+    : Mamba2Model(std::move(config), std::move(source), alone(std::move(backend)), options) {}
+
+Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source,
+                         std::vector<std::unique_ptr<Backend>> ranks, const LoadOptions& options)
     : parts_(std::make_unique<Parts>()) {
   Parts& p = *parts_;
   const std::optional<DType> dtype = parse_weight_dtype(options.dtype);
@@ -81,9 +134,22 @@ Mamba2Model::Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> sour
   p.source = std::move(source);
   const CanonicalTensors tensors(*p.source);
   adjust_to_tensors(p.config, tensors);
-  p.backend = std::move(backend);
-  p.weights = load_weights(p.config, tensors, *p.backend, dtype);
-  p.pass.emplace(p.config, p.weights, *p.backend);
+  p.backends = std::move(ranks);
+  std::vector<Backend*> backends;
+  for (const std::unique_ptr<Backend>& backend : p.backends) backends.push_back(backend.get());
+  const Split split(p.config, static_cast<int>(backends.size()));
+  p.weights = load_weights(p.config, split, tensors, backends, dtype);
+  for (std::size_t rank = 0; rank < backends.size(); ++rank) p.parts.push_back(split.part(static_cast<int>(rank)));
+  p.piece_tokens = std::numeric_limits<std::int64_t>::max();
+  for (std::size_t rank = 0; rank < backends.size(); ++rank) {
+    const ForwardPass& pass = p.passes.emplace_back(p.parts[rank], p.weights[rank], *backends[rank]);
+    p.piece_tokens = std::min(p.piece_tokens, pass.piece_tokens());
+  }
+  if (split.ranks() == 1) return;
+  p.outputs.resize(backends.size() - 1);
+  p.threads.emplace(split.ranks(), [backends] {
+    for (Backend* const backend : backends) backend->communicator()->abort();
+  });
 }
 
 Mamba2Model::Mamba2Model(Mamba2Model&&) noexcept = default;
@@ -101,24 +167,33 @@ const Mamba2Config& Mamba2Model::config() const {
   return parts_->config;
 }
 Backend& Mamba2Model::backend() const {
-  return *parts_->backend;
+  return *parts_->backends.front();
+}
+int Mamba2Model::ranks() const {
+  return static_cast<int>(parts_->backends.size());
 }
 const TensorSource& Mamba2Model::source() const {
   return *parts_->source;
 }
 const ModelWeights& Mamba2Model::weights() const {
-  return parts_->weights;
+  return parts_->weights.front();
 }
 std::string Mamba2Model::path() const {
   return parts_->path;
 }
 
 std::int64_t Mamba2Model::piece_tokens() const {
-  return parts_->pass->piece_tokens();
+  return parts_->piece_tokens;
 }
 
 Mamba2Cache Mamba2Model::make_cache(std::int64_t slots) const {
-  return {parts_->config, *parts_->backend, slots, parts_->state.dtype, parts_->state.rounding};
+  const Parts& p = *parts_;
+  auto make = [&](std::size_t rank) {
+    return Mamba2Cache(p.parts[rank].config, *p.backends[rank], slots, p.state.dtype, p.state.rounding);
+  };
+  Mamba2Cache cache = make(0);
+  for (std::size_t rank = 1; rank < p.backends.size(); ++rank) cache.add_rank(make(rank));
+  return cache;
 }
 
 ForwardOutput Mamba2Model::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
@@ -126,7 +201,7 @@ ForwardOutput Mamba2Model::forward(std::span<const SequenceInput> sequences, Mam
   for (const SequenceInput& sequence : sequences)
     require(sequence.next == nullptr, "a token is asked for of a model without a language-modelling head");
   ForwardOutput output;
-  parts_->pass->run(sequences, cache, options, nullptr, output);
+  parts_->run(sequences, cache, options, false, output);
   return output;
 }
 
@@ -149,18 +224,19 @@ ForwardOutput Mamba2ForCausalLM::forward(std::span<const SequenceInput> sequence
 
 void Mamba2ForCausalLM::forward(std::span<const SequenceInput> sequences, Mamba2Cache& cache,
                                 const ForwardOptions& options, ForwardOutput& output) {
-  ForwardPass& pass = *model_.parts_->pass;
-  require(pass.unfinished() == 0, "{} passes are not finished", pass.unfinished());
-  pass.run(sequences, cache, options, model_.weights().head(), output);
-  pass.finish(output.next_tokens);
+  Mamba2Model::Parts& parts = *model_.parts_;
+  const std::size_t unfinished = parts.passes.front().unfinished();
+  require(unfinished == 0, "{} passes are not finished", unfinished);
+  parts.run(sequences, cache, options, true, output);
+  parts.finish(output.next_tokens);
 }
 
 void Mamba2ForCausalLM::start(std::span<const SequenceInput> sequences, Mamba2Cache& cache, ForwardOutput& output) {
-  model_.parts_->pass->run(sequences, cache, {}, model_.weights().head(), output);
+  model_.parts_->run(sequences, cache, {}, true, output);
 }
 
 void Mamba2ForCausalLM::finish(std::vector<std::int32_t>& next_tokens) {
-  model_.parts_->pass->finish(next_tokens);
+  model_.parts_->finish(next_tokens);
 }
 
 void Mamba2ForCausalLM::save_pretrained(const std::string& folder, const std::string& dtype) const {

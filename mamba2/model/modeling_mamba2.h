@@ -27,6 +27,7 @@ struct LoadOptions {
   std::string gated_norm = "auto";  ///< "auto" (the config's, else grouped), "grouped", "ungrouped"
   int threads = 0;                  ///< 0: one a core
   bool deterministic = false;       ///< as in DeviceOptions
+  int tensor_parallel = 1;          ///< ranks that compute the model together: GPUs, or on the host groups of threads
 };
 
 /// Tokens of one sequence to feed now; {chosen_token} is what the call before chose for the slot.
@@ -65,17 +66,23 @@ class Mamba2Model {
   /// On a backend already opened; options.device and options.threads have no effect.
   Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, std::unique_ptr<Backend> backend,
               const LoadOptions& options);
+  /// Split over several that have joined, a rank each; options.tensor_parallel has no effect either.
+  Mamba2Model(Mamba2Config config, std::unique_ptr<TensorSource> source, std::vector<std::unique_ptr<Backend>> ranks,
+              const LoadOptions& options);
 
   Mamba2Model(Mamba2Model&&) noexcept;
   Mamba2Model& operator=(Mamba2Model&&) noexcept;
   ~Mamba2Model();
 
   const Mamba2Config& config() const;
+  int ranks() const;
+  /// Of the first rank, as are the weights, where the model is split.
   Backend& backend() const;
   const TensorSource& source() const;
   const ModelWeights& weights() const;
   std::string path() const;
-  /// Tokens of a prompt that go through the layers at a time, by the backend and its memory when the model was loaded.
+  /// Tokens of a prompt that go through the layers at a time, by the backend and its memory when the model was loaded;
+  /// the least of all ranks'.
   std::int64_t piece_tokens() const;
 
   /// Zeroed state for so many sequences.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -59,13 +60,28 @@ struct ClassifierWeights {
 };
 
 struct ModelWeights {
-  Matrix embeddings;  ///< (vocab_size, hidden_size)
+  std::deque<HostTensor> cut;  ///< what a rank holds of the file's tensors, where matrices use it as it lies
+  Matrix embeddings;           ///< (vocab_size, hidden_size)
   std::vector<LayerWeights> layers;
   DeviceTensor norm_f;  ///< (hidden_size)
   Matrix lm_head;       ///< (vocab_size, hidden_size); null where the embeddings serve
   ClassifierWeights classifier;
 
   const PreparedWeight* head() const { return lm_head ? lm_head.get() : embeddings.get(); }
+};
+
+/// How a tensor is split over the ranks of a model (mamba2/model/split.h), along its rows or its columns.
+enum class SplitBy : std::uint8_t {
+  nothing,        ///< every rank has all of it
+  first_rank,     ///< rank 0 has all of it: a bias of what is summed over the ranks
+  part,           ///< equal parts in the order of the ranks: heads, or their channels
+  mixer_in,       ///< rows [z0 | x0 | z | x | B | C | dt]
+  conv_channels,  ///< rows [x | B | C]
+  mixer_out,      ///< columns [the mixer's own MLP | y]
+  qkv,            ///< rows [queries | keys | values]
+  attention_out,  ///< columns, by query heads
+  mlp_in,         ///< rows [value | gate]
+  mlp_out         ///< columns
 };
 
 /// One row of the table of tensors, which drives load and save.
@@ -76,6 +92,7 @@ struct TensorSlot {
   Matrix* matrix = nullptr;  ///< exactly one of the two is set
   DeviceTensor* vector = nullptr;
   WeightRole role = WeightRole::linear;
+  SplitBy split = SplitBy::nothing;
 };
 
 /// Every tensor of a model with this config, in the order of the forward pass.  weights.layers is sized to fit.

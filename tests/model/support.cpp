@@ -12,6 +12,7 @@
 #include "mamba2/checkpoint/save_safetensors.h"
 #include "mamba2/model/config_fields.h"
 #include "mamba2/model/locate.h"
+#include "mamba2/ops/thread_communicator.h"
 #include "mamba2/reference/reference_backend.h"
 
 namespace mamba2::test {
@@ -126,7 +127,19 @@ Mamba2Model open_model(const std::string& folder, const std::string& device, Loa
   options.device = device;
   if (device != "reference_f64") return Mamba2Model::from_pretrained(folder, options);
   const ModelFiles files = locate_model(folder);
-  return {files.read_config(), open_tensors(files.weights), make_reference_backend(DType::f64), options};
+  return {files.read_config(), open_tensors(files.weights), reference_ranks(options.tensor_parallel), options};
+}
+
+std::vector<std::unique_ptr<Backend>> reference_ranks(int ranks) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (int rank = 0; rank < ranks; ++rank) backends.push_back(make_reference_backend(DType::f64));
+  if (ranks > 1) join_in_threads(backends);
+  return backends;
+}
+
+void join_in_threads(std::span<const std::unique_ptr<Backend>> backends) {
+  std::vector<std::unique_ptr<Communicator>> made = make_thread_communicators(static_cast<int>(backends.size()));
+  for (std::size_t rank = 0; rank < backends.size(); ++rank) backends[rank]->join(std::move(made[rank]));
 }
 
 Mamba2ForCausalLM open_lm(const std::string& folder, const std::string& device, LoadOptions options) {

@@ -49,6 +49,10 @@ Mamba2Config config_of(const std::string& json, const std::string& replaced = "{
 Mamba2Model open_model(const std::string& folder, const std::string& device, LoadOptions options = {});
 Mamba2ForCausalLM open_lm(const std::string& folder, const std::string& device, LoadOptions options = {});
 
+/// So many references in double, joined where there are several.
+std::vector<std::unique_ptr<Backend>> reference_ranks(int ranks);
+void join_in_threads(std::span<const std::unique_ptr<Backend>> backends);
+
 /// The largest difference over the largest expected absolute value; infinity where shapes differ or a value is NaN.
 double relative_error(const Tensor& got, const Tensor& expected);
 /// The same bits, shape and dtype.
