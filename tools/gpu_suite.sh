@@ -32,6 +32,7 @@ suite doctor-fast "$mamba2" doctor --device cuda
 suite ops "$build/tests/cuda/cuda_backend_test" --gtest_brief=1
 suite kernels "$build/tests/cuda/cuda_test" --gtest_brief=1
 suite goldens "$build/tests/model/model_test" --gtest_brief=1 --gtest_filter='*on_cuda*'
+suite split "$build/tests/cuda/cuda_backend_test" --gtest_brief=1 --gtest_filter='OneRank*:*SplitOverRanks*'
 suite ahead "$build/tests/model/model_test" --gtest_brief=1 --gtest_filter='*/cuda'
 suite engine "$mamba2" bench --device cuda --shape 130m --prompt 16 --batch 1,64 --generate 128 --engine
 

@@ -296,7 +296,8 @@ void add_bench(CLI::App& app) {
       "A run's limit is the longer of the times in which this machine could read its bytes and do its matrix "
       "products.\n"
       "Bytes: every weight once a step (decode) or once (prefill), the state read and written. A model that fits a\n"
-      "processor's cache can be past the limit, which is that of memory.");
+      "processor's cache can be past the limit, which is that of memory. Of a model that is split over ranks, bytes\n"
+      "and limit are the first one's.");
   command->callback([state] { state->run(); });
 }
 

@@ -75,20 +75,25 @@ void DoctorCommand::run() {
   const Parity parity = compare(got, want);
   const double tolerance = tolerance_of(device, options.load);
   const bool agrees = parity.largest_difference <= tolerance * parity.largest_logit;
-  const Json json = {
-      {"version", build_version},
-      {"processor", processor_name()},
-      {"instruction_sets", isas},
-      {"instruction_set", cpu::name(cpu::choose_isa())},
-      {"devices", {{"reference", true}, {"cpu", true}, {"cuda", gpu.usable}}},
-      {"gpu", {{"name", gpu.gpu}, {"problem", gpu.problem}, {"library", gpu.blas}, {"tuned", gpu.tuned_shapes}}},
-      {"device", device},
-      {"parity",
-       {{"model", model_path},
-        {"largest_difference", parity.largest_difference},
-        {"largest_logit", parity.largest_logit},
-        {"tolerance", tolerance},
-        {"agrees", agrees}}}};
+  const Json json = {{"version", build_version},
+                     {"processor", processor_name()},
+                     {"instruction_sets", isas},
+                     {"instruction_set", cpu::name(cpu::choose_isa())},
+                     {"devices", {{"reference", true}, {"cpu", true}, {"cuda", gpu.usable}}},
+                     {"gpu",
+                      {{"name", gpu.gpu},
+                       {"problem", gpu.problem},
+                       {"library", gpu.blas},
+                       {"count", gpu.gpus},
+                       {"nccl", gpu.nccl},
+                       {"tuned", gpu.tuned_shapes}}},
+                     {"device", device},
+                     {"parity",
+                      {{"model", model_path},
+                       {"largest_difference", parity.largest_difference},
+                       {"largest_logit", parity.largest_logit},
+                       {"tolerance", tolerance},
+                       {"agrees", agrees}}}};
   if (options.json) {
     print_json(json);
   } else {
@@ -96,7 +101,8 @@ void DoctorCommand::run() {
     fmt::print("instruction sets: {} (in use: {})\n", fmt::join(isas, ", "), cpu::name(cpu::choose_isa()));
     fmt::print("devices: reference, cpu{} (in use: {})\n", gpu.usable ? ", cuda" : "", device);
     if (gpu.usable)
-      fmt::print("cuda: {}; {}; kernels of their own for {}\n", gpu.gpu, gpu.blas, gpu.tuned_shapes);
+      fmt::print("cuda: {}; {} GPU{}; {}; {}; kernels of their own for {}\n", gpu.gpu, gpu.gpus,
+                 gpu.gpus == 1 ? "" : "s", gpu.blas, gpu.nccl, gpu.tuned_shapes);
     else
       fmt::print("no cuda: {}\n", gpu.problem);
     fmt::print("{} against the reference on {}: logits differ by {:.2g} at most, the largest is {:.3g}: {}\n", device,

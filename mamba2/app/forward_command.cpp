@@ -134,6 +134,9 @@ void ForwardCommand::run() {
   }
   if (split == 0) split = std::max<std::int64_t>(length_, 1);
 
+  require(!states || options.load.tensor_parallel == 1,
+          "--states has no place beside --tensor-parallel {}: each rank has a part of the state",
+          options.load.tensor_parallel);
   Mamba2ForCausalLM model = Mamba2ForCausalLM::from_pretrained(options.model_path(), options.load);
   const Mamba2Config& config = model.config();
   check_input(config.vocab_size);

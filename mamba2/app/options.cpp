@@ -30,6 +30,8 @@ std::string ModelOptions::default_model() {
 
 namespace {
 
+constexpr int most_ranks = 64;
+
 /// What CLI11 asks of a check: what is wrong, empty where nothing is.
 std::string check_dtype(const std::string& text) {
   const std::optional<DType> dtype = parse_dtype(text);
@@ -64,6 +66,11 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->capture_default_str();
   command.add_option("--threads,-t", load.threads, "Threads; 0: one a core")
       ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  command
+      .add_option("--tensor-parallel", load.tensor_parallel,
+                  "Split the model over so many GPUs of this machine; on cpu and reference, over groups of threads")
+      ->check(CLI::Range(1, most_ranks))
       ->capture_default_str();
   command.add_flag(
       "--deterministic", load.deterministic,

@@ -23,7 +23,7 @@ TEST(Usage, EveryCommandHasTheSharedOptions) {
     const ProcessResult help = mamba2_command({command, "--help"});
     EXPECT_EQ(help.exit_code, 0);
     for (const std::string option : {"--model", "--tokenizer", "--device", "--dtype", "--state-dtype", "--threads",
-                                     "--gated-norm", "--deterministic", "--log-level", "--json"})
+                                     "--gated-norm", "--deterministic", "--tensor-parallel", "--log-level", "--json"})
       EXPECT_THAT(help.out, HasSubstr(option)) << command;
   }
 }
@@ -97,10 +97,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Value{"--num-return-sequences", "0"}, Value{"--max-new-tokens", "-1"},
                     Value{"--max-new-tokens", "0"}, Value{"--max-length", "0"}, Value{"--max-time", "-1"},
                     Value{"--seed", "-1"}, Value{"--threads", "100000"}, Value{"--threads", "-1"},
-                    Value{"--device", "tpu"}, Value{"--dtype", "i3"}, Value{"--state-dtype", "q4"},
-                    Value{"--gated-norm", "no"}, Value{"--bad-words-ids", "7"}, Value{"--bad-words-ids", "[[]]"},
-                    Value{"--eos-token-id", "1,,2"}, Value{"--suppress-tokens", "a"}, Value{"--log-level", "loud"},
-                    Value{"--sequence-bias", "[[1,2]]"}));
+                    Value{"--tensor-parallel", "0"}, Value{"--device", "tpu"}, Value{"--dtype", "i3"},
+                    Value{"--state-dtype", "q4"}, Value{"--gated-norm", "no"}, Value{"--bad-words-ids", "7"},
+                    Value{"--bad-words-ids", "[[]]"}, Value{"--eos-token-id", "1,,2"}, Value{"--suppress-tokens", "a"},
+                    Value{"--log-level", "loud"}, Value{"--sequence-bias", "[[1,2]]"}));
 
 TEST(Usage, SeveralSamplesNeedSamplingOrBeams) {
   expect_error(mamba2_command({"generate", "The", "--num-return-sequences", "2"}), 1, {"num_return_sequences"});
