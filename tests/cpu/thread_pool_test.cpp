@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <numeric>
 #include <vector>
 
@@ -56,7 +57,9 @@ TEST(ThreadPool, WorkersThatFellAsleepWakeForTheNextLoop) {
   std::vector<std::int64_t> sums(64);
   for (int loop = 0; loop < 200; ++loop) {
     // Longer than workers spin on some rounds, shorter on others.
-    for (int pause = 0; pause < loop * 20; ++pause) std::this_thread::yield();
+    const auto over = std::chrono::steady_clock::now() + std::chrono::microseconds(loop);
+    while (std::chrono::steady_clock::now() < over) {
+    }
     pool.parallel_for(64, 1, [&](std::int64_t begin, std::int64_t end, int) {
       for (std::int64_t i = begin; i < end; ++i) ++sums[static_cast<std::size_t>(i)];
     });
