@@ -44,6 +44,10 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 struct NormShape {
   std::int64_t rows, width, group_size;
   int ranks;
+
+  friend void PrintTo(const NormShape& shape, std::ostream* to) {
+    *to << shape.rows << " rows of " << shape.width << " in groups of " << shape.group_size << " over " << shape.ranks;
+  }
 };
 
 /// A group to each of several ranks, one for all, groups that lie on two ranks in part, a rank with parts of three.
