@@ -24,6 +24,7 @@ using test::error_message;
 using test::Ids;
 using test::Result;
 using test::Results;
+using test::run_schedule;
 using testing::HasSubstr;
 
 constexpr std::int64_t tokens_known = 50;
@@ -47,21 +48,11 @@ struct Arrival {
 std::vector<Result> run(Decoder& decoder, const EngineOptions& options, const std::vector<Arrival>& arrivals) {
   Engine engine(decoder, options);
   Results results;
-  std::vector<RequestId> ids(arrivals.size());
-  std::size_t arrived = 0;
-  bool busy = true;
-  for (std::int64_t step = 0; busy || arrived < arrivals.size(); ++step) {
-    for (std::size_t i = 0; i < arrivals.size(); ++i) {
-      if (arrivals[i].at_step == step) {
-        Request request = results.request(arrivals[i].prompt, arrivals[i].config);
-        if (arrivals[i].config.stop_strings) request.make_text_decoder = letters();
-        ids[i] = engine.submit(std::move(request));
-        ++arrived;
-      }
-      if (arrivals[i].cancelled_at_step == step && ids[i] != 0) engine.cancel(ids[i]);
-    }
-    busy = engine.step();
-  }
+  const std::vector<RequestId> ids = run_schedule(engine, arrivals, [&](const Arrival& arrival) {
+    Request request = results.request(arrival.prompt, arrival.config);
+    if (arrival.config.stop_strings) request.make_text_decoder = letters();
+    return request;
+  });
   std::vector<Result> all;
   for (std::size_t i = 0; i < arrivals.size(); ++i)
     for (std::int64_t s = 0; s < arrivals[i].config.num_return_sequences.value_or(1); ++s)

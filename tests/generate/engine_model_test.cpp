@@ -21,6 +21,7 @@ namespace {
 
 using test::Ids;
 using test::Results;
+using test::run_schedule;
 
 /// "reference", or an instruction set of cpu with how it scans: "avx2", "avx2_deterministic".
 std::unique_ptr<Backend> make_backend_called(const std::string& name, int threads) {
@@ -89,19 +90,8 @@ Outcome run(Mamba2ForCausalLM& model, const EngineOptions& options, const std::v
   RecordingDecoder decoder(model);
   Engine engine(decoder, options);
   Results results;
-  std::vector<RequestId> ids(arrivals.size());
-  std::size_t arrived = 0;
-  bool busy = true;
-  for (std::int64_t step = 0; busy || arrived < arrivals.size(); ++step) {
-    for (std::size_t i = 0; i < arrivals.size(); ++i) {
-      if (arrivals[i].at_step == step) {
-        ids[i] = engine.submit(results.request(arrivals[i].prompt, config_of(arrivals[i])));
-        ++arrived;
-      }
-      if (arrivals[i].cancelled_at_step == step && ids[i] != 0) engine.cancel(ids[i]);
-    }
-    busy = engine.step();
-  }
+  const std::vector<RequestId> ids = run_schedule(
+      engine, arrivals, [&](const Arrival& arrival) { return results.request(arrival.prompt, config_of(arrival)); });
   Outcome outcome;
   for (const RequestId id : ids) {
     EXPECT_EQ(results.of(id).streamed, results.of(id).new_ids);

@@ -66,4 +66,24 @@ class Results {
   std::vector<std::shared_ptr<std::map<std::int64_t, Result>>> requests_;
 };
 
+/// Steps the engine until all arrivals have come and ended: each is submitted at its at_step as request_of(arrival) and
+/// cancelled at its cancelled_at_step.  Returns their ids.
+template <class Arrival, class RequestOf>
+std::vector<RequestId> run_schedule(Engine& engine, const std::vector<Arrival>& arrivals, RequestOf&& request_of) {
+  std::vector<RequestId> ids(arrivals.size());
+  std::size_t arrived = 0;
+  bool busy = true;
+  for (std::int64_t step = 0; busy || arrived < arrivals.size(); ++step) {
+    for (std::size_t i = 0; i < arrivals.size(); ++i) {
+      if (arrivals[i].at_step == step) {
+        ids[i] = engine.submit(request_of(arrivals[i]));
+        ++arrived;
+      }
+      if (arrivals[i].cancelled_at_step == step && ids[i] != 0) engine.cancel(ids[i]);
+    }
+    busy = engine.step();
+  }
+  return ids;
+}
+
 }  // namespace mamba2::test
