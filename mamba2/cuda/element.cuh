@@ -61,6 +61,17 @@ __device__ __forceinline__ unsigned packed(float low, float high, __half) {
   return *reinterpret_cast<const unsigned*>(&pair);
 }
 
+/// Two floats as three pairs of bf16, largest first, that sum to them.
+__device__ __forceinline__ void three_parts(float low, float high, unsigned (&pairs)[3]) {
+#pragma unroll
+  for (int p = 0; p < 3; ++p) {
+    pairs[p] = packed(low, high, __nv_bfloat16());
+    const float2 taken = unpacked(pairs[p], __nv_bfloat16());
+    low -= taken.x;
+    high -= taken.y;
+  }
+}
+
 /// Sixteen bytes of elements, moved at once, as floats.  They travel as uint4: a struct of elements would be taken
 /// apart into 2-byte accesses.
 template <class T>

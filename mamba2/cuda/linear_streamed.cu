@@ -102,14 +102,10 @@ struct Fragment<float, 1> {
   __device__ __forceinline__ void split() {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      float low = values[2 * i], high = values[2 * i + 1];
+      unsigned own[parts];
+      three_parts(values[2 * i], values[2 * i + 1], own);
 #pragma unroll
-      for (int p = 0; p < parts; ++p) {
-        pairs[p][i] = packed(low, high, __nv_bfloat16());
-        const float2 taken = unpacked(pairs[p][i], __nv_bfloat16());
-        low -= taken.x;
-        high -= taken.y;
-      }
+      for (int p = 0; p < parts; ++p) pairs[p][i] = own[p];
     }
   }
 };
@@ -375,8 +371,8 @@ __device__ void multiply_weights(const Streamed& s, Layout<Tiles, Columns>& shar
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < warps; ++w) sum += shared.fold[buffer][w][r * L::fold_stride + place % L::tile_rows];
-      if constexpr (Normed) sum *= scale_of(op, shared, r);
-      static_cast<float*>(op.out.data)[r * op.out.stride + output] = sum + added[i];
+      const float scale = Normed ? scale_of(op, shared, r) : 1.0F;
+      static_cast<float*>(op.out.data)[r * op.out.stride + output] = fmaf(sum, scale, added[i]);
     }
     if (Normed && row == share.first) write_normed(op, shared);
     buffer ^= 1;
