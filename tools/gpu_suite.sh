@@ -43,7 +43,7 @@ for tool in memcheck racecheck synccheck; do
   suite $tool-kernels $check "$build/tests/cuda/cuda_test" --gtest_filter='-*ByChance*:*MoreSequencesThan*'
 done
 
-suite kernel-benchmark "$build/benchmarks/cuda/cuda_bench" decode decode_chain rows ssd_scan
+suite kernel-benchmark "$build/benchmarks/cuda/cuda_bench" decode decode_chain decode_layers rows ssd_scan
 cat "$logs/kernel-benchmark.log"
 suite lengths "$build/benchmarks/cuda/cuda_bench" --json lengths
 suite picture "$root/tools/roofline_svg.py" "$logs/lengths.log" "$logs/ssd-roofline.svg"

@@ -57,10 +57,13 @@ bool prints_json = false;
 
 int run(std::vector<std::string> wanted) {
   prints_json = std::erase(wanted, "--json") > 0;
-  const std::map<std::string, std::function<void()>> benchmarks{
-      {"decode", bench_decode},   {"decode_chain", bench_decode_chain},
-      {"lengths", bench_lengths}, {"packed", bench_packed},
-      {"rows", bench_rows},       {"ssd_scan", bench_ssd_scan}};
+  const std::map<std::string, std::function<void()>> benchmarks{{"decode", bench_decode},
+                                                                {"decode_chain", bench_decode_chain},
+                                                                {"decode_layers", bench_decode_layers},
+                                                                {"lengths", bench_lengths},
+                                                                {"packed", bench_packed},
+                                                                {"rows", bench_rows},
+                                                                {"ssd_scan", bench_ssd_scan}};
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, 0), "find a device");
   for (const std::string& name : wanted)

@@ -28,6 +28,7 @@ LengthRow attention_of_length(int tokens);
 void bench_ssd_scan();
 void bench_decode();
 void bench_decode_chain();
+void bench_decode_layers();
 void bench_lengths();
 void bench_packed();
 void bench_rows();
