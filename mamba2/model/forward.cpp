@@ -314,10 +314,11 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
   };
   embed(sequences, piece, hidden);
   keep_hidden(0);
-  for (std::int64_t i = 0; i < config_.num_hidden_layers; ++i) {
-    forward_layer(i, weights_.layers[static_cast<std::size_t>(i)], part_, activations_, cache.layer(i), batch,
-                  backend_);
-    keep_hidden(i + 1);
+  // All at once, unless what is between them is wanted.
+  const std::int64_t layers = config_.num_hidden_layers, together = output.hidden_states.empty() ? layers : 1;
+  for (std::int64_t i = 0; i < layers; i += together) {
+    forward_layers(i, i + together, weights_, part_, activations_, cache, batch, backend_);
+    keep_hidden(i + together);
   }
   backend_.run(RmsNorm{.x = hidden, .weight = weights_.norm_f, .eps = config_.layer_norm_epsilon, .out = normed});
   if (!output.last_hidden_state.view().empty())

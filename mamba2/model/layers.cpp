@@ -21,13 +21,15 @@ void add_projection(const Tensor& x, const Matrix& weight, const DeviceTensor& b
 }
 
 /// Figure 6 of Dao and Gu 2024: project, convolve, scan, norm, project back onto the residual stream.
-void forward_mixer(std::int64_t layer, const MixerWeights& w, const ModelPart& part, const Activations& a,
-                   LayerState& state, const Batch& batch, Backend& backend) {
+MixerLayer mixer_layer(std::int64_t layer, const LayerWeights& weights, const ModelPart& part, const Activations& a,
+                       LayerState& state, const Batch& batch) {
   auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
   const Mamba2Config& c = part.config;
-  backend.run(Linear{
-      .x = rows(a.normed), .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = rows(a.projected)});
-  backend.run(Mixer{.projected = rows(a.projected),
+  const MixerWeights& w = weights.mixer;
+  const Tensor hidden = rows(a.hidden), normed = rows(a.normed), projected = rows(a.projected), mixed = rows(a.mixed);
+  return {.norm = {.x = hidden, .weight = weights.norm, .eps = c.layer_norm_epsilon, .out = normed},
+          .in_proj = {.x = normed, .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = projected},
+          .mixer = {.projected = projected,
                     .conv_weight = w.conv1d,
                     .conv_bias = w.conv1d_bias,
                     .act = c.hidden_act,
@@ -50,8 +52,17 @@ void forward_mixer(std::int64_t layer, const MixerWeights& w, const ModelPart& p
                     .xBC = rows(a.xBC),
                     .dt = rows(a.dt),
                     .y = rows(a.y),
-                    .out = rows(a.mixed)});
-  add_projection(rows(a.mixed), w.out_proj, w.out_proj_bias, a, batch, backend);
+                    .out = mixed},
+          .out_proj = {.x = mixed, .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden}};
+}
+
+/// A rank's part of a mixer: what it adds to the residual stream is summed over the ranks.
+void forward_shared_mixer(const MixerLayer& layer, const MixerWeights& w, const Activations& a, const Batch& batch,
+                          Backend& backend) {
+  backend.run(layer.norm);
+  backend.run(layer.in_proj);
+  backend.run(layer.mixer);
+  add_projection(layer.mixer.out, w.out_proj, w.out_proj_bias, a, batch, backend);
 }
 
 void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const Activations& a, LayerState& state,
@@ -146,18 +157,33 @@ void make_room(Activations& a, std::int64_t tokens, const ModelPart& part, Backe
   a.tokens = tokens;
 }
 
-void forward_layer(std::int64_t index, const LayerWeights& w, const ModelPart& part, const Activations& a,
-                   LayerState& state, const Batch& batch, Backend& backend) {
+void forward_layers(std::int64_t begin, std::int64_t end, const ModelWeights& weights, const ModelPart& part,
+                    Activations& a, Mamba2Cache& cache, const Batch& batch, Backend& backend) {
   const Mamba2Config& c = part.config;
   const Tensor hidden = a.hidden.view.slice(0, 0, batch.tokens), normed = a.normed.view.slice(0, 0, batch.tokens);
-  backend.run(RmsNorm{.x = hidden, .weight = w.norm, .eps = c.layer_norm_epsilon, .out = normed});
-  if (c.is_attention_layer(index))
-    forward_attention(w.attention, c, a, state, batch, backend);
-  else
-    forward_mixer(index, w.mixer, part, a, state, batch, backend);
-  if (!c.has_mlp()) return;
-  backend.run(RmsNorm{.x = hidden, .weight = w.norm2, .eps = c.layer_norm_epsilon, .out = normed});
-  forward_mlp(w.mlp, c, a, batch, backend);
+  // Mixers up to the next other layer.
+  auto run_mixers = [&] {
+    if (!a.mixers.empty()) backend.run(MixerLayers{a.mixers});
+    a.mixers.clear();
+  };
+  a.mixers.clear();
+  for (std::int64_t i = begin; i < end; ++i) {
+    const LayerWeights& w = weights.layers[static_cast<std::size_t>(i)];
+    if (c.is_attention_layer(i)) {
+      run_mixers();
+      backend.run(RmsNorm{.x = hidden, .weight = w.norm, .eps = c.layer_norm_epsilon, .out = normed});
+      forward_attention(w.attention, c, a, cache.layer(i), batch, backend);
+    } else if (backend.ranks() == 1) {
+      a.mixers.push_back(mixer_layer(i, w, part, a, cache.layer(i), batch));
+    } else {
+      forward_shared_mixer(mixer_layer(i, w, part, a, cache.layer(i), batch), w.mixer, a, batch, backend);
+    }
+    if (!c.has_mlp()) continue;
+    run_mixers();
+    backend.run(RmsNorm{.x = hidden, .weight = w.norm2, .eps = c.layer_norm_epsilon, .out = normed});
+    forward_mlp(w.mlp, c, a, batch, backend);
+  }
+  run_mixers();
 }
 
 }  // namespace mamba2

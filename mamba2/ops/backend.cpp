@@ -111,6 +111,10 @@ void Backend::run(const Mixer& op) {
   else
     compute_with_norm_over_ranks(op);
 }
+void Backend::run(const MixerLayers& op) {
+  check(op, *this);
+  compute(op);
+}
 void Backend::run(const Rope& op) {
   check(op, *this);
   compute(op);
@@ -170,6 +174,15 @@ void Backend::compute_with_norm_over_ranks(const Mixer& op) {
   gated.square_sums = {};
   compute(gated);
   run(norm_of(op, out, out));
+}
+
+void Backend::compute(const MixerLayers& op) {
+  for (const MixerLayer& layer : op.layers) {
+    compute(layer.norm);
+    compute(layer.in_proj);
+    compute(layer.mixer);
+    compute(layer.out_proj);
+  }
 }
 
 void Backend::compute(const Mixer& op) {

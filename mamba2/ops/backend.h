@@ -111,6 +111,7 @@ class Backend {
   void run(const GatedActivation& op);
   void run(const Activate& op);
   void run(const Mixer& op);
+  void run(const MixerLayers& op);
   void run(const Rope& op);
   void run(const Attention& op);
   void run(const GatherRows& op);
@@ -138,6 +139,7 @@ class Backend {
   virtual void compute(const GatedActivation& op) = 0;
   virtual void compute(const Activate& op) = 0;
   virtual void compute(const Mixer& op);
+  virtual void compute(const MixerLayers& op);
   virtual void compute(const Rope& op) = 0;
   virtual void compute(const Attention& op) = 0;
   virtual void compute(const GatherRows& op) = 0;

@@ -243,6 +243,15 @@ void check(const Mixer& op, const Backend& backend) {
   c.activation("out", op.out, Shape{tokens, mlp + intermediate_size});
 }
 
+void check(const MixerLayers& op, const Backend& backend) {
+  for (const MixerLayer& layer : op.layers) {
+    check(layer.norm, backend);
+    check(layer.in_proj, backend);
+    check(layer.mixer, backend);
+    check(layer.out_proj, backend);
+  }
+}
+
 void check(const Rope& op, const Backend& backend) {
   const Checker c("Rope", backend);
   c.rank("x", op.x, 3);

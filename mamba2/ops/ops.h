@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string_view>
 
 #include "mamba2/ops/token_rule.h"
@@ -168,6 +169,21 @@ struct Mixer {
   std::int64_t layer = 0;
   Tensor xBC, dt, y;
   Tensor out;
+};
+
+/// A layer that is nothing but a mixer: norm, in_proj, mixer, and out_proj added to the residual stream norm.x.
+struct MixerLayer {
+  RmsNorm norm;
+  Linear in_proj;
+  Mixer mixer;
+  Linear out_proj;
+};
+
+/// Such layers one after the other, as one op so that a backend may fuse them; the default calls their parts in order.
+/// layers lie on the host and are needed during the call alone.  What a layer's ops hand to each other within it is
+/// work space: its contents are free afterwards.
+struct MixerLayers {
+  std::span<const MixerLayer> layers;
 };
 
 enum class RopeScaling : std::uint8_t { none, linear, dynamic };
