@@ -37,6 +37,7 @@ Context::Context(Precision wanted, std::optional<int> chosen)
 Context::~Context() {
   if (scratch_ != nullptr) memory.free(scratch_);
   if (arrivals_ != nullptr) memory.free(arrivals_);
+  for (const Exchange& exchange : exchanges_) memory.free(exchange.words);
 }
 
 void Context::settle() {
@@ -86,6 +87,20 @@ void Context::launch_norm(const WaitingNorm& waiting, const Rows& rounded) {
   norm.out = waiting.out;
   norm.rounded = rounded;
   rms_norm(norm, stream());
+}
+
+std::uint64_t* Context::exchange(const DecodeShape& shape) {
+  DecodeShape of_widths;  // the rest does not count
+  of_widths.hidden = shape.hidden;
+  of_widths.heads = shape.heads;
+  of_widths.state_size = shape.state_size;
+  for (const Exchange& exchange : exchanges_)
+    if (exchange.shape == of_widths) return exchange.words;
+  const std::size_t bytes = static_cast<std::size_t>(DecodeExchange(shape).words) * sizeof(std::uint64_t);
+  auto* const words = static_cast<std::uint64_t*>(memory.allocate(bytes));
+  exchanges_.push_back({of_widths, words});
+  check(cudaMemsetAsync(words, 0, bytes, stream()), "zero");
+  return words;
 }
 
 void* Context::scratch(std::size_t bytes) {

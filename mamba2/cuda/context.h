@@ -5,10 +5,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "mamba2/cuda/activation.h"
 #include "mamba2/cuda/blas_lt.h"
 #include "mamba2/cuda/cuda_backend.h"
+#include "mamba2/cuda/decode_plan.h"
 #include "mamba2/cuda/device.h"
 #include "mamba2/cuda/memory.h"
 #include "mamba2/cuda/recorder.h"
@@ -51,6 +53,9 @@ class Context {
   void launch_norm(const WaitingNorm& waiting, const Rows& rounded = {});
   /// At least so many bytes of work space, contents free, until the next call.
   void* scratch(std::size_t bytes);
+  /// The words through which the blocks of decode_layers exchange values: a model's own, since words that another
+  /// shape left there might be taken for its own.
+  std::uint64_t* exchange(const DecodeShape& shape);
   /// A zero for each group of each sequence of a batch, zero again after each mixer step.
   unsigned* arrivals() const { return arrivals_; }
   /// Large products and scans may round their inputs to 16 bits.
@@ -70,6 +75,11 @@ class Context {
   void* scratch_ = nullptr;
   std::size_t scratch_bytes_ = 0;
   unsigned* arrivals_ = nullptr;
+  struct Exchange {
+    DecodeShape shape;
+    std::uint64_t* words;
+  };
+  std::vector<Exchange> exchanges_;
 };
 
 /// Sequences times groups that a batch of single tokens may have to be fused.

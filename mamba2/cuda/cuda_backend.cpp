@@ -13,6 +13,7 @@
 #include "mamba2/cuda/nccl.h"
 #include "mamba2/cuda/packed_weight.h"
 #include "mamba2/cuda/piece_tokens.h"
+#include "mamba2/cuda/run_layers.h"
 #include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
@@ -66,6 +67,7 @@ class CudaBackend : public Backend {
       if (!cuda::fused_mixer(context, mixer)) Backend::compute(mixer);
     });
   }
+  void compute(const MixerLayers& op) override;
   void compute(const Rope& op) override { enqueue(op, cuda::rope); }
   void compute(const Attention& op) override { enqueue(op, cuda::attention); }
   void compute(const GatherRows& op) override { enqueue(op, cuda::gather_rows); }
@@ -88,6 +90,7 @@ class CudaBackend : public Backend {
 
   cuda::Context context_;
   std::vector<std::uint64_t> words_;
+  cuda::DecodeLayers layers_;  // described last
 };
 
 /// Hands an op to the recorder; a part of another op, which is being launched, runs at once.
@@ -105,6 +108,21 @@ void CudaBackend::enqueue(const Op& op, Launch launch) {
   words_.clear();
   cuda::Fingerprint(words_).add(op);
   context_.recorder.add(words_, [&] { return cuda::Recorder::Launch([run, op] { run(op); }); });
+}
+
+/// One kernel where it takes the layers and pays, else their parts.
+void CudaBackend::compute(const MixerLayers& op) {
+  const auto matrix_of = [](const PreparedWeight& weight) -> const Tensor& {
+    return static_cast<const cuda::CudaWeight&>(weight).matrix;
+  };
+  const bool takes = cuda::describe_layers(op, matrix_of, layers_) && cuda::decode_layers_pays(layers_.shape) &&
+                     cuda::decode_layers_takes(layers_.shape);
+  if (!takes) return Backend::compute(op);
+  enqueue(layers_, [](cuda::Context& context, const cuda::DecodeLayers& layers) {
+    cuda::DecodeLayers now = layers;
+    now.exchange = context.exchange(layers.shape);
+    cuda::decode_layers(now, context.stream());
+  });
 }
 
 /// The context after everything asked for is on the stream.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "mamba2/cuda/context.h"
+#include "mamba2/cuda/decode_layers.h"
 
 namespace mamba2::cuda {
 
@@ -45,8 +46,21 @@ class Fingerprint {
     all(17, op.x, op.weight, op.group_size, op.first_channel, op.eps, op.square_sums, op.out);
   }
   void add(const mamba2::Broadcast& op) { all(18, op.x); }
+  void add(const DecodeLayers& op) {
+    const DecodeShape& s = op.shape;
+    all(19, s.hidden, s.heads, s.state_size, s.layers, s.rows, s.state_element);
+    all(double{op.norm_eps}, double{op.gated_norm_eps}, double{op.dt_min}, double{op.dt_max}, address(op.positions),
+        std::int64_t{op.first_layer}, address(op.slots), address(op.hidden.data), op.hidden.stride);
+    for (int i = 0; i < s.layers; ++i) {
+      const DecodeLayer& l = op.layer[i];
+      all(l.in_proj, l.out_proj, address(l.norm_weight), address(l.gated_norm_weight), address(l.conv_weight),
+          address(l.conv_bias), address(l.dt_bias), address(l.A_log), address(l.D), address(l.conv_state),
+          address(l.ssm_state));
+    }
+  }
 
  private:
+  static const void* address(const void* memory) { return memory; }
   template <class... Parts>
   void all(const Parts&... parts) {
     (part(parts), ...);
