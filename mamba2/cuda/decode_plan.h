@@ -176,6 +176,8 @@ constexpr DecodePlan decode_plan(const DecodeShape& shape, int multiprocessors, 
   constexpr int aligned_to = 128;
   DecodePlan plan;
   const bool known_state = shape.state_size == 64 || shape.state_size == 128;
+  constexpr int widest = 1 << 20;  // times blocks still an int
+  if (shape.hidden > widest || shape.heads > widest / decode_head_dim) return plan;
   if (shape.rows < 1 || shape.rows > decode_most_rows || shape.layers < 1 || shape.layers > decode_most_layers ||
       !known_state || shape.hidden % decode_panel_columns != 0 || shape.hidden < 1 || shape.heads < 1)
     return plan;

@@ -142,6 +142,8 @@ TEST(DecodePlan, RefusesWhatItHasNoRoomOrNoWayFor) {
   EXPECT_EQ(blocks_with([](DecodeShape& s) { s.layers = decode_most_layers + 1; }), 0);
   EXPECT_EQ(blocks_with([](DecodeShape& s) { s.state_size = 256; }), 0);
   EXPECT_EQ(blocks_with([](DecodeShape& s) { s.hidden = 100; }), 0);
+  EXPECT_EQ(blocks_with([](DecodeShape& s) { s.hidden = 0x7FFFFFC0; }), 0);
+  EXPECT_EQ(blocks_with([](DecodeShape& s) { s.heads = 0x7FFFFFFF / decode_head_dim; }), 0);
   EXPECT_EQ(blocks_with([](DecodeShape& s) { s.hidden = 8192, s.heads = 256; }), 0);  // outputs of more than one tile
   EXPECT_EQ(blocks_with([](DecodeShape& s) { s.hidden = 2560, s.heads = 80, s.rows = 5; }), 0);  // x in three parts
   EXPECT_EQ(plan_for(fits, 4).blocks, 0);
