@@ -146,10 +146,14 @@ void rope(const Rope& op, cudaStream_t stream) {
   check_launch("rope");
 }
 
-void attention(const Attention& op, cudaStream_t stream) {
-  if (op.batch.tokens == 0 || op.heads == 0) return;
+void append(const Attention& op, cudaStream_t stream) {
+  if (op.batch.tokens == 0 || op.kv_heads == 0) return;
   append_kernel<<<static_cast<unsigned>(op.batch.tokens), block_threads, 0, stream>>>(op);
   check_launch("attention (append)");
+}
+
+void attend(const Attention& op, cudaStream_t stream) {
+  if (op.batch.tokens == 0 || op.heads == 0) return;
   if (op.head_dim <= 32) return launch_attend<1>(op, stream);
   if (op.head_dim <= 64) return launch_attend<2>(op, stream);
   if (op.head_dim <= 128) return launch_attend<4>(op, stream);

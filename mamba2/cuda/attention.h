@@ -42,6 +42,14 @@ struct Attention {
 
 constexpr int attention_max_head_dim = 1024;
 
-void attention(const Attention& op, cudaStream_t stream);
+/// First of both: keys and values into the cache.
+void append(const Attention& op, cudaStream_t stream);
+/// Over what the cache holds then, in f32.
+void attend(const Attention& op, cudaStream_t stream);
+
+/// The same on tensor cores for prompts, with q, k, v and the shares of keys rounded to bf16.  Values are finite: one
+/// that is not reaches rows up to a tile before it.
+bool attend_tiles_takes(const Attention& op, int compute_capability);
+void attend_tiles(const Attention& op, cudaStream_t stream);
 
 }  // namespace mamba2::cuda

@@ -3,6 +3,7 @@
 #include "mamba2/cuda/attention.h"
 #include "mamba2/cuda/choose_token.h"
 #include "mamba2/cuda/context.h"
+#include "mamba2/cuda/device.h"
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/norm.h"
 #include "mamba2/cuda/rows.h"
@@ -122,20 +123,23 @@ void attention(Context& context, const mamba2::Attention& op) {
   require(op.k_cache.contiguous() && op.v_cache.contiguous(), "Attention: the caches have gaps");
   require(op.q.size(2) <= attention_max_head_dim, "Attention: head_dim is {}, the cuda backend takes at most {}",
           op.q.size(2), attention_max_head_dim);
-  attention({.q = heads_of(op.q),
-             .k = heads_of(op.k),
-             .v = heads_of(op.v),
-             .out = heads_of(op.out),
-             .heads = extent(op.q.size(1), "num_attention_heads"),
-             .kv_heads = extent(op.k.size(1), "num_key_value_heads"),
-             .head_dim = extent(op.q.size(2), "head_dim"),
-             .scale = static_cast<float>(op.scale),
-             .batch = batch_of(op.batch),
-             .positions = op.batch.positions.as<std::int32_t>(),
-             .k_cache = op.k_cache.as<float>(),
-             .v_cache = op.v_cache.as<float>(),
-             .capacity = op.k_cache.size(1)},
-            context.stream());
+  const Attention attention{.q = heads_of(op.q),
+                            .k = heads_of(op.k),
+                            .v = heads_of(op.v),
+                            .out = heads_of(op.out),
+                            .heads = extent(op.q.size(1), "num_attention_heads"),
+                            .kv_heads = extent(op.k.size(1), "num_key_value_heads"),
+                            .head_dim = extent(op.q.size(2), "head_dim"),
+                            .scale = static_cast<float>(op.scale),
+                            .batch = batch_of(op.batch),
+                            .positions = op.batch.positions.as<std::int32_t>(),
+                            .k_cache = op.k_cache.as<float>(),
+                            .v_cache = op.v_cache.as<float>(),
+                            .capacity = op.k_cache.size(1)};
+  append(attention, context.stream());
+  if (context.rounds() && attend_tiles_takes(attention, current_device().compute_capability))
+    return attend_tiles(attention, context.stream());
+  attend(attention, context.stream());
 }
 
 }  // namespace mamba2::cuda
