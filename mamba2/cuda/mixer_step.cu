@@ -246,21 +246,22 @@ bool mixer_step_is_tuned(const MixerStep& step) {
          step.conv_kernel <= 4 && (step.state_dtype == DType::f32 || step.state_dtype == DType::bf16);
 }
 
+ConvStep convolution_of(const MixerStep& step) {
+  const int inner = step.shape.num_heads * head_dim;
+  return {.sequences = step.sequences,
+          .channels = inner + 2 * step.shape.n_groups * step.shape.state_size,
+          .conv_kernel = step.conv_kernel,
+          .x = {static_cast<const float*>(step.zxBCdt.data) + inner, step.zxBCdt.stride},
+          .weight = step.conv_weight,
+          .bias = step.conv_bias,
+          .slots = step.slots,
+          .conv_state = step.conv_state,
+          .out = step.convolved};
+}
+
 void mixer_step(const MixerStep& step, cudaStream_t stream) {
   if (step.sequences == 0) return;
-  if (step.convolved != nullptr) {
-    const int inner = step.shape.num_heads * head_dim;
-    conv_step({.sequences = step.sequences,
-               .channels = inner + 2 * step.shape.n_groups * step.shape.state_size,
-               .conv_kernel = step.conv_kernel,
-               .x = {static_cast<const float*>(step.zxBCdt.data) + inner, step.zxBCdt.stride},
-               .weight = step.conv_weight,
-               .bias = step.conv_bias,
-               .slots = step.slots,
-               .conv_state = step.conv_state,
-               .out = step.convolved},
-              stream);
-  }
+  if (step.convolved != nullptr) conv_step(convolution_of(step), stream);
   if (step.state_dtype == DType::bf16) return launch<__nv_bfloat16>(step, stream);
   launch<float>(step, stream);
 }

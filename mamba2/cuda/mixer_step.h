@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "mamba2/cuda/conv_step.h"
 #include "mamba2/cuda/ssd_scan.h"
 
 namespace mamba2::cuda {
@@ -54,6 +55,9 @@ constexpr std::int64_t separate_convolution_bytes = std::int64_t{24} << 20;
 
 /// True where this kernel takes the shape; elsewhere the parts (causal_conv, softplus_dt, ssd_scan) do the same.
 bool mixer_step_is_tuned(const MixerStep& step);
+
+/// The convolution of a step by itself, into step.convolved.
+ConvStep convolution_of(const MixerStep& step);
 
 void mixer_step(const MixerStep& step, cudaStream_t stream);
 

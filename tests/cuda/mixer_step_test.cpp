@@ -6,93 +6,15 @@
 #include <cmath>
 
 #include "mamba2/ops/ops.h"
-#include "tests/cuda/support.h"
+#include "tests/cuda/mixer_case.h"
 
 namespace mamba2::cuda {
 namespace {
 
-struct Case {
-  SsdShape shape;
-  int kernel;
-  DType state_dtype;
-  int sequences;
-  bool gate;
-  std::vector<std::int32_t> slots;
-  std::vector<double> row, conv_weight, conv_bias, dt_bias, A, A_log, D, conv_state, ssm_state;
-
-  int inner() const { return shape.num_heads * shape.head_dim; }
-  int conv_dim() const { return inner() + 2 * shape.n_groups * shape.state_size; }
-  int width() const { return inner() + conv_dim() + shape.num_heads; }
-  /// Rows as in_proj leaves them, 16-byte aligned.
-  int stride() const { return (width() + 7) / 8 * 8; }
-};
-
-Case random_case(SsdShape shape, DType state_dtype, int sequences, int kernel, Random& random) {
-  Case c{shape, kernel, state_dtype, sequences, uniform_int(0, 3, random) > 0, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
-  for (int i = 0; i < sequences; ++i) c.slots.push_back(sequences - i);  // slot 0 belongs to nobody
-  auto values = [&](int count, DType type) {
-    return rounded_to(normal_values(static_cast<std::size_t>(count), random), type);
-  };
-  c.row = values(sequences * c.stride(), DType::f32);
-  c.conv_weight = values(c.conv_dim() * kernel, DType::f32);
-  c.conv_bias = values(c.conv_dim(), DType::f32);
-  c.dt_bias = values(shape.num_heads, DType::f32);
-  c.A = rounded_to(log_uniform_values(static_cast<std::size_t>(shape.num_heads), 0.05, 8, random), DType::f32);
-  c.A_log.clear();
-  for (double& a : c.A) {
-    c.A_log.push_back(rounded_to(std::log(a), DType::f32));
-    a = -std::exp(c.A_log.back());
-  }
-  c.D = values(shape.num_heads, DType::f32);
-  c.conv_state = values((sequences + 1) * c.conv_dim() * (kernel - 1), DType::f32);
-  c.ssm_state = values((sequences + 1) * c.inner() * shape.state_size, state_dtype);
-  return c;
-}
-
-struct Result {
-  std::vector<double> out, conv_state, ssm_state;
-};
-
-constexpr double dt_max = 2.0;
-
-Result reference(const Case& c) {
-  const int P = c.shape.head_dim, N = c.shape.state_size, H = c.shape.num_heads, taps = c.kernel - 1;
-  Result result{{}, c.conv_state, c.ssm_state};
-  for (int s = 0; s < c.sequences; ++s) {
-    const double* row = c.row.data() + s * c.stride();
-    std::vector<double> xBC(static_cast<std::size_t>(c.conv_dim()));
-    for (int i = 0; i < c.conv_dim(); ++i) {
-      double* state = result.conv_state.data() + (c.slots[s] * c.conv_dim() + i) * taps;
-      const double input = row[c.inner() + i];
-      double sum = c.conv_bias[i] + c.conv_weight[i * c.kernel + taps] * input;
-      for (int k = 0; k < taps; ++k) sum += c.conv_weight[i * c.kernel + k] * state[k];
-      xBC[i] = sum / (1 + std::exp(-sum));
-      for (int k = 0; k < taps; ++k) state[k] = k + 1 < taps ? state[k + 1] : input;
-    }
-    for (int h = 0; h < H; ++h) {
-      const double raw = row[c.inner() + c.conv_dim() + h] + c.dt_bias[h];
-      const double dt = std::min(std::log1p(std::exp(raw)), dt_max), decay = std::exp(dt * c.A[h]);
-      const double* B = xBC.data() + c.inner() + h / (H / c.shape.n_groups) * N;
-      const double* C = B + c.shape.n_groups * N;
-      for (int p = 0; p < P; ++p) {
-        double* state = result.ssm_state.data() + (static_cast<std::ptrdiff_t>(c.slots[s]) * H * P + h * P + p) * N;
-        double y = c.D[h] * xBC[h * P + p];
-        for (int n = 0; n < N; ++n) {
-          state[n] = decay * state[n] + dt * xBC[h * P + p] * B[n];
-          y += state[n] * C[n];
-        }
-        const double z = row[h * P + p];
-        result.out.push_back(c.gate ? y * z / (1 + std::exp(-z)) : y);
-      }
-    }
-  }
-  return result;
-}
-
 /// Who makes the convolution's outputs.
 enum class Convolution : std::uint8_t { in_each_block, separate };
 
-Result on_device(const Case& c, Convolution convolution, const StochasticRounding& rounding = {}) {
+MixerResult on_device(const MixerCase& c, Convolution convolution, const StochasticRounding& rounding = {}) {
   const DeviceArray row(c.row, DType::f32), conv_weight(c.conv_weight, DType::f32), conv_bias(c.conv_bias, DType::f32);
   const DeviceArray dt_bias(c.dt_bias, DType::f32), A_log(c.A_log, DType::f32), D(c.D, DType::f32), slots(c.slots);
   const DeviceArray conv_state(c.conv_state, DType::f32), ssm_state(c.ssm_state, c.state_dtype);
@@ -105,7 +27,7 @@ Result on_device(const Case& c, Convolution convolution, const StochasticRoundin
   step.conv_weight = conv_weight.floats();
   step.conv_bias = conv_bias.floats();
   step.dt_bias = dt_bias.floats();
-  step.dt_max = static_cast<float>(dt_max);
+  step.dt_max = static_cast<float>(mixer_dt_max);
   step.A_log = A_log.floats();
   step.D = D.floats();
   step.gate = c.gate;
@@ -122,7 +44,7 @@ Result on_device(const Case& c, Convolution convolution, const StochasticRoundin
   EXPECT_TRUE(mixer_step_is_tuned(step));
   mixer_step(step, nullptr);
   for (const std::byte byte : arrivals.download()) EXPECT_EQ(byte, std::byte{0}) << "arrivals are not zero again";
-  return {out.download(DType::f32), conv_state.download(DType::f32), ssm_state.download(c.state_dtype)};
+  return {out.download(DType::f32), {}, conv_state.download(DType::f32), ssm_state.download(c.state_dtype), {}};
 }
 
 /// Fast exponentials and reciprocals are good to a few units each, sums of state_size terms add one more for a few of
@@ -139,13 +61,13 @@ TEST(MixerStep, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
   for (int i = 0; i < 48; ++i) {
     const int groups = uniform_int(1, 3, random);
     const SsdShape shape{groups * uniform_int(1, 3, random), 64, groups, sizes[i % 3]};
-    const Case c = random_case(shape, i % 2 == 0 ? DType::f32 : DType::bf16, uniform_int(1, 5, random),
-                               uniform_int(2, 4, random), random);
+    const MixerCase c = random_mixer_case(shape, i % 2 == 0 ? DType::f32 : DType::bf16, uniform_int(1, 5, random),
+                                          uniform_int(2, 4, random), random);
     const Convolution convolution = i / 6 % 2 == 0 ? Convolution::in_each_block : Convolution::separate;
     SCOPED_TRACE("state " + std::string(name(c.state_dtype)) + " N" + std::to_string(shape.state_size) + " H" +
                  std::to_string(shape.num_heads) + " G" + std::to_string(groups) +
                  (convolution == Convolution::separate ? " separate" : ""));
-    const Result want = reference(c), got = on_device(c, convolution);
+    const MixerResult want = mixer_reference(c), got = on_device(c, convolution);
     EXPECT_LE(max_error(got.out, want.out), bound(want.out, DType::f32)) << "out";
     EXPECT_EQ(max_error(got.conv_state, want.conv_state), 0.0) << "conv_state";
     EXPECT_LE(max_error(got.ssm_state, want.ssm_state), bound(want.ssm_state, c.state_dtype)) << "ssm_state";
@@ -155,8 +77,8 @@ TEST(MixerStep, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
 TEST(MixerStep, GivesTheSameBitsHoweverTheConvolutionIsMade) {
   Random random(3);
   for (const DType state_dtype : {DType::f32, DType::bf16}) {
-    const Case c = random_case({4, 64, 2, 128}, state_dtype, 3, 4, random);
-    const Result one = on_device(c, Convolution::in_each_block), other = on_device(c, Convolution::separate);
+    const MixerCase c = random_mixer_case({4, 64, 2, 128}, state_dtype, 3, 4, random);
+    const MixerResult one = on_device(c, Convolution::in_each_block), other = on_device(c, Convolution::separate);
     EXPECT_EQ(one.out, other.out);
     EXPECT_EQ(one.ssm_state, other.ssm_state);
     EXPECT_EQ(one.conv_state, other.conv_state);
@@ -176,13 +98,13 @@ TEST(MixerStep, RoundsTheStateByTheChanceThatTheOpSays) {
   constexpr std::int64_t units = 64;  // of f32, as above: where these don't matter the result is certain
   for (const int N : {64, 128, 256})
     for (const Convolution convolution : {Convolution::in_each_block, Convolution::separate}) {
-      const Case c = random_case({3, 64, 1, N}, DType::bf16, 2, 4, random);
-      Case in_f32 = c;
+      const MixerCase c = random_mixer_case({3, 64, 1, N}, DType::bf16, 2, 4, random);
+      MixerCase in_f32 = c;
       in_f32.state_dtype = DType::f32;
       const std::vector<std::int32_t> at{77, 1000000};
       const DeviceArray positions(at);
-      const Result want = reference(in_f32),
-                   got = on_device(c, convolution, {.positions = positions.ints(), .layer = layer});
+      const MixerResult want = mixer_reference(in_f32),
+                        got = on_device(c, convolution, {.positions = positions.ints(), .layer = layer});
       std::size_t uncertain = 0, wrong = 0;
       for (int s = 0; s < c.sequences; ++s)
         for (int row = 0; row < c.inner(); ++row)
