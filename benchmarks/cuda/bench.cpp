@@ -63,7 +63,8 @@ int run(std::vector<std::string> wanted) {
                                                                 {"lengths", bench_lengths},
                                                                 {"packed", bench_packed},
                                                                 {"rows", bench_rows},
-                                                                {"ssd_scan", bench_ssd_scan}};
+                                                                {"ssd_scan", bench_ssd_scan},
+                                                                {"states", bench_states}};
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, 0), "find a device");
   for (const std::string& name : wanted)

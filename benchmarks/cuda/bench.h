@@ -26,6 +26,7 @@ LengthRow scan_of_length(int tokens);
 LengthRow attention_of_length(int tokens);
 
 void bench_ssd_scan();
+void bench_states();
 void bench_decode();
 void bench_decode_chain();
 void bench_decode_layers();

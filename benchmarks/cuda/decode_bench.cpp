@@ -1,10 +1,13 @@
 // What one decode step does to memory, piece by piece.
 #include <fmt/core.h>
 
+#include <numeric>
+
 #include "benchmarks/cuda/bench.h"
 #include "benchmarks/cuda/decode_product.h"
 #include "mamba2/cuda/mixer_step.h"
 #include "mamba2/cuda/packed_weight.h"
+#include "mamba2/cuda/pending_step.h"
 #include "mamba2/cuda/unpack_rows.h"
 #include "tests/cuda/support.h"
 
@@ -62,47 +65,118 @@ void bench_unpacking(DType dtype, int inputs, int outputs) {
          static_cast<double>(bytes) + 2.0 * static_cast<double>(elements));
 }
 
-void bench_step(const Model& model, int sequences, DType state_dtype, bool by_chance) {
-  Random random(1);
-  const int inner = model.num_heads * head_dim, conv_dim = inner + 2 * model.n_groups * state_size;
-  const int stride = (inner + conv_dim + model.num_heads + 7) / 8 * 8;
-  const auto count = static_cast<std::size_t>(sequences);
-  const DeviceArray row = random_elements(count * static_cast<std::size_t>(stride), DType::f32, random);
-  const DeviceArray weight(normal_values(static_cast<std::size_t>(conv_dim) * 4, random), DType::f32);
-  const DeviceArray bias(normal_values(static_cast<std::size_t>(conv_dim), random), DType::f32);
-  const DeviceArray heads(normal_values(static_cast<std::size_t>(model.num_heads), random, 0.1), DType::f32);
-  const DeviceArray A_log(std::vector<double>(static_cast<std::size_t>(model.num_heads), 0.0), DType::f32);
-  const std::size_t states = count * static_cast<std::size_t>(inner) * state_size;
-  const DeviceArray ssm_state = random_elements(states, state_dtype, random);
-  const DeviceArray conv_state = random_elements(count * static_cast<std::size_t>(conv_dim) * 3, DType::f32, random);
-  const DeviceArray out(count * static_cast<std::size_t>(inner) * 4),
-      arrivals(std::vector<std::int32_t>(count * static_cast<std::size_t>(model.n_groups), 0));
-  const DeviceArray positions(std::vector<std::int32_t>(count, 7)),
-      convolved(count * static_cast<std::size_t>(conv_dim) * 4);
-  MixerStep step;
-  step.shape = {model.num_heads, head_dim, model.n_groups, state_size};
-  step.zxBCdt = {row.data(), stride};
-  step.conv_weight = weight.floats();
-  step.conv_bias = bias.floats();
-  step.dt_bias = heads.floats();
-  step.dt_max = 1e30F;
-  step.A_log = A_log.floats();
-  step.D = heads.floats();
-  step.sequences = sequences;
-  step.conv_state = static_cast<float*>(conv_state.data());
-  step.ssm_state = ssm_state.data();
-  step.state_dtype = state_dtype;
-  if (by_chance) step.rounding = {.positions = positions.ints(), .layer = 3};
-  if (static_cast<std::int64_t>(states * element_size(state_dtype)) >= separate_convolution_bytes)
-    step.convolved = static_cast<float*>(convolved.data());
-  step.out = {out.data(), inner};
-  step.arrivals = static_cast<unsigned*>(arrivals.data());
-  const double milliseconds = median_milliseconds([&](cudaStream_t stream) { mixer_step(step, stream); });
-  const double bytes = 2.0 * static_cast<double>(states * element_size(state_dtype)) +
-                       static_cast<double>(count) * (4.0 * (stride + inner) + 24.0 * conv_dim) + 20.0 * conv_dim;
-  report(fmt::format("mixer_step {} batch {} state {}{}", model.name, sequences, name(state_dtype),
-                     by_chance ? " by chance" : ""),
-         milliseconds, bytes);
+/// How a step keeps its states: written each time, or with inputs that are pending beside them.
+enum class States : std::uint8_t { written, pending };
+
+/// A decode step's operands for sequences of different lengths, and the step made of them.
+class StepOperands {
+ public:
+  StepOperands(const Model& model, int sequences, DType state_dtype)
+      : model_(model), count_(static_cast<std::size_t>(sequences)), state_dtype_(state_dtype) {}
+
+  void run(States states, bool by_chance) {
+    step_.rounding = by_chance ? StochasticRounding{.positions = positions_.ints(), .layer = 3} : StochasticRounding{};
+    const bool pending = states == States::pending;
+    const double milliseconds = median_milliseconds([&](cudaStream_t stream) {
+      if (pending)
+        pending_step({.step = step_, .ring = ring_, .positions = positions_.ints(), .layer = 3}, stream);
+      else
+        mixer_step(step_, stream);
+    });
+    report(fmt::format("{} {} batch {} state {}{}", pending ? "pending_step" : "mixer_step", model_.name, count_,
+                       name(state_dtype_), by_chance ? " by chance" : ""),
+           milliseconds, bytes(states));
+  }
+
+ private:
+  int inner() const { return model_.num_heads * head_dim; }
+  int conv_dim() const { return inner() + 2 * model_.n_groups * state_size; }
+  int stride() const { return (inner() + conv_dim() + model_.num_heads + 7) / 8 * 8; }
+  std::size_t states() const { return count_ * static_cast<std::size_t>(inner()) * state_size; }
+  /// Elements of a token's inputs to one sequence.
+  std::size_t input_elements() const {
+    return static_cast<std::size_t>(inner()) + static_cast<std::size_t>(model_.n_groups) * state_size;
+  }
+
+  /// That must move.  Of a room of n pending inputs (n - 1) / 2 are read on average and one is written, and of n heads
+  /// one is written.
+  double bytes(States states) const {
+    const double element = static_cast<double>(element_size(state_dtype_)), room = pending_room;
+    const double state = static_cast<double>(this->states()) * element;
+    const double input =
+        static_cast<double>(count_) * (static_cast<double>(input_elements()) * element + 4.0 * model_.num_heads);
+    return (states == States::written ? 2 * state : state * (1 + 1 / room) + input * ((room - 1) / 2 + 1)) +
+           static_cast<double>(count_) * (4.0 * (stride() + inner()) + 24.0 * conv_dim()) + 20.0 * conv_dim();
+  }
+
+  std::vector<std::int32_t> different_positions() const {
+    std::vector<std::int32_t> positions;
+    for (std::size_t i = 0; i < count_; ++i) positions.push_back(static_cast<std::int32_t>(1000 + i * 7919 % 64));
+    return positions;
+  }
+  MixerStep make_step() const {
+    MixerStep step;
+    step.shape = {model_.num_heads, head_dim, model_.n_groups, state_size};
+    step.zxBCdt = {row_.data(), stride()};
+    step.conv_weight = weight_.floats();
+    step.conv_bias = bias_.floats();
+    step.dt_bias = heads_.floats();
+    step.dt_max = 1e30F;
+    step.A_log = A_log_.floats();
+    step.D = heads_.floats();
+    step.sequences = static_cast<int>(count_);
+    step.conv_state = static_cast<float*>(conv_state_.data());
+    step.ssm_state = ssm_state_.data();
+    step.state_dtype = state_dtype_;
+    step.slots = slots_.ints();
+    if (static_cast<std::int64_t>(states() * element_size(state_dtype_)) >= separate_convolution_bytes)
+      step.convolved = static_cast<float*>(convolved_.data());
+    step.out = {out_.data(), inner()};
+    step.arrivals = static_cast<unsigned*>(arrivals_.data());
+    return step;
+  }
+  std::vector<std::int32_t> in_order() const {
+    std::vector<std::int32_t> slots(count_);
+    std::iota(slots.begin(), slots.end(), 0);
+    return slots;
+  }
+  DeviceArray of_each(std::size_t elements, DType dtype) { return random_elements(count_ * elements, dtype, random_); }
+
+  Model model_;
+  std::size_t count_;
+  DType state_dtype_;
+  Random random_{1};
+  const std::size_t conv_ = static_cast<std::size_t>(conv_dim()),
+                    num_heads_ = static_cast<std::size_t>(model_.num_heads);
+  DeviceArray row_ = of_each(static_cast<std::size_t>(stride()), DType::f32);
+  DeviceArray weight_ = random_elements(conv_ * 4, DType::f32, random_),
+              bias_ = random_elements(conv_, DType::f32, random_);
+  DeviceArray heads_{normal_values(num_heads_, random_, 0.1), DType::f32};
+  DeviceArray A_log_{std::vector<double>(num_heads_, 0.0), DType::f32};
+  DeviceArray ssm_state_ = of_each(static_cast<std::size_t>(inner()) * state_size, state_dtype_);
+  DeviceArray conv_state_ = of_each(conv_ * 3, DType::f32);
+  DeviceArray out_{count_ * static_cast<std::size_t>(inner()) * 4}, convolved_{count_ * conv_ * 4};
+  DeviceArray arrivals_{std::vector<std::int32_t>(count_ * static_cast<std::size_t>(model_.n_groups), 0)};
+  DeviceArray slots_{in_order()}, positions_{different_positions()};
+  DeviceArray since_{std::vector<std::int32_t>(count_, 0)};
+  DeviceArray input_ = of_each(static_cast<std::size_t>(inner()) * pending_room, state_dtype_);
+  DeviceArray B_ = of_each(static_cast<std::size_t>(model_.n_groups) * state_size * pending_room, state_dtype_);
+  DeviceArray log_decay_{std::vector<double>(count_ * num_heads_ * pending_room, -0.1), DType::f32};
+  PendingRing ring_{input_.data(), B_.data(), static_cast<float*>(log_decay_.data()), since_.ints()};
+  MixerStep step_ = make_step();
+};
+
+void bench_step(const Model& model, int sequences, DType state_dtype) {
+  StepOperands(model, sequences, state_dtype).run(States::written, false);
+}
+
+/// Both ways on the same operands.
+void bench_pending_step(const Model& model, int sequences, DType state_dtype) {
+  StepOperands operands(model, sequences, state_dtype);
+  for (const States states : {States::written, States::pending}) {
+    operands.run(states, false);
+    if (state_dtype != DType::f32) operands.run(states, true);
+  }
 }
 
 }  // namespace
@@ -130,9 +204,16 @@ void bench_decode() {
   }
   bench_product("codestral in_proj", 1, 4096, 18560);
   for (const Model& model : models)
-    for (const int sequences : {1, 8, 64, 256}) bench_step(model, sequences, DType::f32, false);
-  for (const int sequences : {1, 64, 256}) bench_step(models[1], sequences, DType::bf16, false);
-  bench_step(models[1], 256, DType::bf16, true);
+    for (const int sequences : {1, 8, 64}) bench_step(model, sequences, DType::f32);
+  bench_step(models[1], 1, DType::bf16);
+}
+
+void bench_states() {
+  for (const DType state_dtype : {DType::bf16, DType::f32}) {
+    bench_pending_step(models[1], 256, state_dtype);
+    bench_pending_step(models[1], 64, state_dtype);
+    bench_pending_step(models[0], 256, state_dtype);
+  }
 }
 
 }  // namespace mamba2::cuda

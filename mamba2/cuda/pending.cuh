@@ -11,6 +11,9 @@ struct PendingTokens {
   int position, count;  // the next token's, and how many just before it are pending
   bool fills_room;      // the next token is the last that there is room for
 
+  /// Of the head of which most are pending.
+  __device__ __forceinline__ PendingTokens(int next_position, int since)
+      : position(next_position), count(min(pending_room - 1, next_position - since)), fills_room(false) {}
   __device__ __forceinline__ PendingTokens(int next_position, int since, int head, int layer)
       : position(next_position) {
     const unsigned turn = static_cast<unsigned>(next_position) + static_cast<unsigned>(head + layer);
