@@ -28,7 +28,7 @@ struct ForwardCommand {
   void check_input(std::int64_t vocab_size) const;
   void feed(Mamba2ForCausalLM& model, Mamba2Cache& cache);
   void place(const ForwardOutput& output, const std::vector<std::size_t>& rows, std::int64_t first);
-  void add_states(const Mamba2ForCausalLM& model, const Mamba2Cache& cache);
+  void add_states(const Mamba2ForCausalLM& model, Mamba2Cache& cache);
   void add_loss();
 
   TokenInput input_;
@@ -76,7 +76,8 @@ void ForwardCommand::feed(Mamba2ForCausalLM& model, Mamba2Cache& cache) {
   }
 }
 
-void ForwardCommand::add_states(const Mamba2ForCausalLM& model, const Mamba2Cache& cache) {
+void ForwardCommand::add_states(const Mamba2ForCausalLM& model, Mamba2Cache& cache) {
+  cache.settle();
   auto add = [&](const DeviceTensor& state, const std::string& name) {
     if (state.view.empty()) return;
     const HostTensor stored(state.view.dtype, state.view.shape);

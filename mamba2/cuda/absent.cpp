@@ -10,7 +10,7 @@ cuda::Summary cuda::describe() {
   return summary;
 }
 
-std::unique_ptr<Backend> make_cuda_backend(cuda::Precision) {
+std::unique_ptr<Backend> make_cuda_backend(cuda::Precision, std::int64_t) {
   fail("device is 'cuda', but this build has no CUDA backend");
 }
 

@@ -13,6 +13,7 @@
 #include "mamba2/cuda/decode_plan.h"
 #include "mamba2/cuda/device.h"
 #include "mamba2/cuda/memory.h"
+#include "mamba2/cuda/mixer_step.h"
 #include "mamba2/cuda/recorder.h"
 #include "mamba2/ops/backend.h"
 
@@ -82,9 +83,6 @@ class Context {
   std::vector<Exchange> exchanges_;
 };
 
-/// Sequences times groups that a batch of single tokens may have to be fused.
-constexpr std::int64_t most_fused_groups = 65535;
-
 /// A weight matrix (rows, columns) on the device.
 class CudaWeight : public PreparedWeight {
  public:
@@ -118,6 +116,7 @@ void choose_token(Context& context, const mamba2::ChooseToken& op);
 void add_over_ranks(Context& context, Communicator& ranks, const mamba2::AddOverRanks& op);
 void norm_over_ranks(Context& context, Communicator& ranks, const mamba2::NormOverRanks& op);
 void broadcast(Context& context, Communicator& ranks, const mamba2::Broadcast& op);
+void settle_state(Context& context, const mamba2::SettleState& op);
 /// False where no fused form takes this mixer: then nothing was done.
 bool fused_mixer(Context& context, const mamba2::Mixer& op);
 

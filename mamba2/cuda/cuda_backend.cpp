@@ -8,10 +8,12 @@
 #include "mamba2/base/error.h"
 #include "mamba2/cuda/check.h"
 #include "mamba2/cuda/context.h"
+#include "mamba2/cuda/device.h"
 #include "mamba2/cuda/fingerprint.h"
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/nccl.h"
 #include "mamba2/cuda/packed_weight.h"
+#include "mamba2/cuda/pending_plan.h"
 #include "mamba2/cuda/piece_tokens.h"
 #include "mamba2/cuda/run_layers.h"
 #include "mamba2/tensor/quantized.h"
@@ -23,7 +25,10 @@ constexpr int least_compute_capability = 80;
 
 class CudaBackend : public Backend {
  public:
-  CudaBackend(cuda::Precision precision, std::optional<int> device) : context_(precision, device) {}
+  CudaBackend(cuda::Precision precision, std::optional<int> device, std::int64_t least_pending_bytes)
+      : context_(precision, device),
+        leaves_pending_(precision == cuda::Precision::fast),
+        least_pending_bytes_(least_pending_bytes) {}
   ~CudaBackend() override = default;
 
   std::string_view name() const override { return "cuda"; }
@@ -33,6 +38,12 @@ class CudaBackend : public Backend {
   DType activation_dtype() const override { return DType::f32; }
   std::int64_t piece_tokens(std::int64_t bytes_per_token) override {
     return cuda::piece_tokens(bytes_per_token, static_cast<std::int64_t>(settled().memory.free_bytes()));
+  }
+
+  std::int64_t pending_room(const MixerStepShape& shape) const override {
+    const bool pays = leaves_pending_ && cuda::pending_pays(shape, least_pending_bytes_) &&
+                      cuda::pending_step_is_tuned(cuda::current_device().compute_capability);
+    return pays ? cuda::pending_room : 0;
   }
 
   std::unique_ptr<PreparedWeight> prepare(WeightRole role, const Tensor& host, DType held_as) override;
@@ -68,6 +79,7 @@ class CudaBackend : public Backend {
     });
   }
   void compute(const MixerLayers& op) override;
+  void compute(const SettleState& op) override { enqueue(op, cuda::settle_state); }
   void compute(const Rope& op) override { enqueue(op, cuda::rope); }
   void compute(const Attention& op) override { enqueue(op, cuda::attention); }
   void compute(const GatherRows& op) override { enqueue(op, cuda::gather_rows); }
@@ -89,6 +101,8 @@ class CudaBackend : public Backend {
   cuda::Context& settled();
 
   cuda::Context context_;
+  bool leaves_pending_;
+  std::int64_t least_pending_bytes_;
   std::vector<std::uint64_t> words_;
   cuda::DecodeLayers layers_;  // described last
 };
@@ -203,11 +217,11 @@ cuda::Summary cuda::describe() {
   return summary;
 }
 
-std::unique_ptr<Backend> make_cuda_backend(cuda::Precision precision) {
+std::unique_ptr<Backend> make_cuda_backend(cuda::Precision precision, std::int64_t least_pending_bytes) {
   cudaDeviceProp properties{};
   const std::string problem = problem_with_gpu(properties);
   require(problem.empty(), "device is 'cuda', but {}", problem);
-  return std::make_unique<CudaBackend>(precision, std::nullopt);
+  return std::make_unique<CudaBackend>(precision, std::nullopt, least_pending_bytes);
 }
 
 std::vector<std::unique_ptr<Backend>> make_cuda_backends(cuda::Precision precision, int ranks) {
@@ -226,7 +240,7 @@ std::vector<std::unique_ptr<Backend>> make_cuda_backends(cuda::Precision precisi
   }
   std::vector<std::unique_ptr<Communicator>> communicators = cuda::make_nccl_communicators(devices);
   for (const int device : devices) {
-    backends.push_back(std::make_unique<CudaBackend>(precision, device));
+    backends.push_back(std::make_unique<CudaBackend>(precision, device, cuda::least_pending_bytes));
     backends.back()->join(std::move(communicators[static_cast<std::size_t>(device)]));
   }
   return backends;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +16,10 @@ enum class Precision : std::uint8_t {
   fast,  ///< inputs rounded to 16 bits, f32 sums
   exact  ///< f32 throughout
 };
+
+/// Bytes of a layer's states from which a decoded batch is bound by their traffic, so that inputs are left pending
+/// beside them: below it the states of a few layers lie in the L2 cache, or launches are what takes the time.
+constexpr std::int64_t least_pending_bytes = std::int64_t{24} << 20;
 
 /// The GPU as `doctor` shows it.
 struct Summary {
@@ -40,9 +45,13 @@ Summary describe();
 /// depend on its neighbours.  With Precision::fast and no f32 matrix in the model, larger products and prompts round
 /// their inputs to 16 bits, and those of more than a few dozen rows quantised weights too.
 ///
+/// With Precision::fast, single tokens of more than eight sequences whose states take at least_pending_bytes in a layer
+/// leave their inputs pending (PendingInputs) on compute capability 9.0.
+///
 /// Indices from the device are not checked on the host: an id, row, label or position outside its tensor gives NaN.
 /// Throws Error where there is no usable GPU.
-std::unique_ptr<Backend> make_cuda_backend(cuda::Precision precision = cuda::Precision::fast);
+std::unique_ptr<Backend> make_cuda_backend(cuda::Precision precision = cuda::Precision::fast,
+                                           std::int64_t least_pending_bytes = cuda::least_pending_bytes);
 
 /// A backend on each of the first `ranks` GPUs, joined by NCCL.  Throws Error where there are fewer GPUs, where one of
 /// them can't be used, or where NCCL is not there.

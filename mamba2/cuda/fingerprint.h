@@ -29,7 +29,7 @@ class Fingerprint {
   void add(const mamba2::Mixer& op) {
     all(10, op.projected, op.conv_weight, op.conv_bias, op.act, op.dt_bias, op.A_log, op.D, op.limit, op.n_groups,
         op.norm_weight, op.norm_group_size, op.norm_eps, op.order, op.batch, op.conv_state, op.ssm_state, op.rounding,
-        op.layer, op.xBC, op.dt, op.y, op.out);
+        op.layer, op.pending, op.xBC, op.dt, op.y, op.out);
   }
   void add(const mamba2::Rope& op) {
     const RopeParameters& p = op.parameters;
@@ -40,6 +40,9 @@ class Fingerprint {
   }
   void add(const mamba2::GatherRows& op) { all(13, op.x, op.rows, op.out); }
   void add(const mamba2::CrossEntropy& op) { all(14, op.logits, op.labels, op.out); }
+  void add(const mamba2::SettleState& op) {
+    all(16, op.pending, op.ssm_state, op.slots, op.ends, op.rounding, op.layer);
+  }
   void add(const mamba2::ChooseToken& op) { all(15, op.logits, op.rules, op.steps, op.history, op.positions, op.out); }
   void add(const mamba2::AddOverRanks& op) { all(16, op.x, op.add, op.out); }
   void add(const mamba2::NormOverRanks& op) {
@@ -80,6 +83,7 @@ class Fingerprint {
     part(static_cast<int>(tensor.dtype) * 16 + tensor.rank());
     for (int i = 0; i < tensor.rank(); ++i) all(tensor.size(i), tensor.stride(i));
   }
+  void part(const PendingInputs& pending) { all(pending.input, pending.B, pending.log_decay, pending.since); }
   void part(const mamba2::Batch& batch) {
     all(batch.tokens, batch.sequences, batch.longest, batch.sequence_start, batch.slots, batch.positions);
   }

@@ -28,6 +28,11 @@ struct PendingStep {
   int D_head_stride = 1, D_channel_stride = 0;
 };
 
+/// Whether the device has what the kernel is made of.
+constexpr bool pending_step_is_tuned(int compute_capability) {
+  return compute_capability == 90;
+}
+
 void pending_step(const PendingStep& op, cudaStream_t stream);
 
 /// SettleState of mamba2/ops/ops.h.

@@ -35,12 +35,12 @@ bool decodes(const mamba2::Batch& batch) {
 bool is_taken(const mamba2::Mixer& op) {
   const std::int64_t inner = op.ssm_state.size(1) * op.ssm_state.size(2);
   const bool state = op.ssm_state.dtype == DType::f32 || op.ssm_state.dtype == DType::bf16;
-  return decodes(op.batch) && state && op.ssm_state.size(2) == decode_head_dim && op.n_groups == 1 &&
-         op.act == mamba2::Activation::silu && op.conv_weight.size(1) == decode_conv_kernel && op.D.rank() == 1 &&
-         !op.norm_weight.empty() && op.norm_group_size == inner && op.order == GateOrder::gate_first &&
-         op.out.size(1) == inner && dense(op.ssm_state) && dense(op.conv_state) && dense(op.conv_weight) &&
-         op.D.contiguous() && op.A_log.contiguous() && op.dt_bias.contiguous() && dense(op.norm_weight) &&
-         (op.conv_bias.empty() || op.conv_bias.contiguous());
+  return decodes(op.batch) && op.pending.since.empty() && state && op.ssm_state.size(2) == decode_head_dim &&
+         op.n_groups == 1 && op.act == mamba2::Activation::silu && op.conv_weight.size(1) == decode_conv_kernel &&
+         op.D.rank() == 1 && !op.norm_weight.empty() && op.norm_group_size == inner &&
+         op.order == GateOrder::gate_first && op.out.size(1) == inner && dense(op.ssm_state) && dense(op.conv_state) &&
+         dense(op.conv_weight) && op.D.contiguous() && op.A_log.contiguous() && op.dt_bias.contiguous() &&
+         dense(op.norm_weight) && (op.conv_bias.empty() || op.conv_bias.contiguous());
 }
 
 /// That a layer's ops hand to each other what they should, and leave out what the kernel knows nothing of.

@@ -6,6 +6,7 @@
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/mixer_step.h"
 #include "mamba2/cuda/norm.h"
+#include "mamba2/cuda/pending_step.h"
 #include "mamba2/cuda/round_states.h"
 #include "mamba2/cuda/rows.h"
 #include "mamba2/cuda/ssd_scan.h"
@@ -149,13 +150,13 @@ GatedRmsNorm norm_of(const mamba2::Mixer& op, const MixerViews& views) {
   return norm;
 }
 
-/// One token of every sequence, by one kernel before the norm.
-bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
-  const mamba2::Batch& batch = op.batch;
-  if (batch.tokens != batch.sequences || batch.longest != 1 || batch.sequences * op.n_groups > most_fused_groups)
-    return false;
-  if (op.act != mamba2::Activation::silu || op.D.rank() != 1) return false;
-  const bool normed = !op.norm_weight.empty();
+/// Whether a norm of whole rows waits for the product that follows, which then reads its input from elsewhere.
+bool norm_waits(const mamba2::Mixer& op, const MixerViews& views) {
+  return !op.norm_weight.empty() && op.order == GateOrder::gate_first && views.inner == op.norm_group_size;
+}
+
+/// One token of every sequence.
+MixerStep step_of(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
   MixerStep step;
   step.shape = views.shape(op);
   step.conv_kernel = extent(op.conv_weight.size(1), "conv_kernel");
@@ -167,42 +168,90 @@ bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& vie
   step.dt_max = static_cast<float>(op.limit.max);
   step.A_log = floats(op.A_log);
   step.D = floats(op.D);
-  step.gate = !normed || op.order == GateOrder::gate_first;
-  step.sequences = static_cast<int>(batch.sequences);
-  step.slots = batch.slots.as<std::int32_t>();
+  step.gate = op.norm_weight.empty() || op.order == GateOrder::gate_first;
+  step.sequences = static_cast<int>(op.batch.sequences);
+  step.slots = op.batch.slots.as<std::int32_t>();
   step.conv_state = op.conv_state.as<float>();
   step.ssm_state = op.ssm_state.data;
   step.state_dtype = op.ssm_state.dtype;
-  // A norm of whole rows waits for the product that follows, which reads its input from elsewhere.
-  const bool norm_waits = normed && step.gate && views.inner == op.norm_group_size;
-  step.out = rows(norm_waits ? op.y : views.y);
+  step.out = rows(norm_waits(op, views) ? op.y : views.y);
   step.arrivals = context.arrivals();
-  if (static_cast<std::int64_t>(op.ssm_state[0].bytes()) * batch.sequences >= separate_convolution_bytes &&
-      op.xBC.contiguous())
-    step.convolved = op.xBC.as<float>();
   const Rounding rounding = rounding_of(op);
   step.rounding = {.positions = rounding.positions, .layer = rounding.layer};
   step.state_is_settled = context.follows_product;
-  if (!mixer_step_is_tuned(step)) return false;
+  return step;
+}
+
+void require_packed_step(const mamba2::Mixer& op) {
   require_packed(op.conv_weight, "the convolution's weight");
   require_packed(op.conv_state, "conv_state");
   require_packed(op.ssm_state, "ssm_state");
-  mixer_step(step, context.stream());
+}
+
+/// What follows the step's kernel.
+void finish_step(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
   mlp_part(context, op, views.mlp);
-  if (norm_waits) {
-    context.let_wait({.rows = batch.sequences,
+  if (norm_waits(op, views)) {
+    context.let_wait({.rows = op.batch.sequences,
                       .width = extent(views.inner, "intermediate_size"),
                       .x = const_rows(op.y),
                       .weight = floats(op.norm_weight),
                       .eps = static_cast<float>(op.norm_eps),
                       .out = rows(views.y)});
-  } else if (normed) {
+  } else if (!op.norm_weight.empty()) {
     GatedRmsNorm norm = norm_of(op, views);
     norm.y = const_rows(views.y);
-    if (!step.gate) norm.z = const_rows(views.z);
+    if (op.order == GateOrder::norm_first) norm.z = const_rows(views.z);
     cuda::gated_rms_norm(norm, context.stream());
   }
+}
+
+/// One token of every sequence, by one kernel before the norm.
+bool fused_step(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
+  const mamba2::Batch& batch = op.batch;
+  if (batch.tokens != batch.sequences || batch.longest != 1 || batch.sequences * op.n_groups > most_fused_groups)
+    return false;
+  if (op.act != mamba2::Activation::silu || op.D.rank() != 1) return false;
+  MixerStep step = step_of(context, op, views);
+  if (static_cast<std::int64_t>(op.ssm_state[0].bytes()) * batch.sequences >= separate_convolution_bytes &&
+      op.xBC.contiguous())
+    step.convolved = op.xBC.as<float>();
+  if (!mixer_step_is_tuned(step)) return false;
+  require_packed_step(op);
+  mixer_step(step, context.stream());
+  finish_step(context, op, views);
   return true;
+}
+
+PendingRing ring_of(const PendingInputs& pending) {
+  require(pending.input.size(2) == pending_room, "CUDA: there is room for {} pending inputs, expected {}",
+          pending.input.size(2), pending_room);
+  require_packed(pending.input, "pending.input");
+  require_packed(pending.B, "pending.B");
+  require_packed(pending.log_decay, "pending.log_decay");
+  return {.input = pending.input.data,
+          .B = pending.B.data,
+          .log_decay = pending.log_decay.as<float>(),
+          .since = pending.since.as<std::int32_t>()};
+}
+
+/// The same with the token's inputs left pending.
+void step_with_pending(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
+  PendingStep pending;
+  pending.step = step_of(context, op, views);
+  pending.step.convolved = op.xBC.as<float>();
+  pending.ring = ring_of(op.pending);
+  pending.positions = op.batch.positions.as<std::int32_t>();
+  pending.layer = extent(op.layer, "the layer");
+  if (op.D.rank() == 2) {
+    pending.D_head_stride = extent(views.head_dim, "head_dim");
+    pending.D_channel_stride = 1;
+  }
+  require_packed_step(op);
+  require_packed(op.D, "D");
+  require_packed(op.xBC, "xBC");
+  pending_step(pending, context.stream());
+  finish_step(context, op, views);
 }
 
 /// Many tokens, with x, B, C and y rounded to bf16 for the scan on tensor cores.
@@ -299,9 +348,31 @@ void ssd_scan(Context& context, const mamba2::SsdScan& op) {
   run_scan(context, scan, rounding, context.scratch(scan_workspace(scan, rounding)));
 }
 
+void settle_state(Context& context, const mamba2::SettleState& op) {
+  require_packed(op.ssm_state, "ssm_state");
+  SettleStates settle;
+  settle.shape = {.num_heads = extent(op.ssm_state.size(1), "num_heads"),
+                  .head_dim = extent(op.ssm_state.size(2), "head_dim"),
+                  .n_groups = extent(op.pending.B.size(1), "n_groups"),
+                  .state_size = extent(op.ssm_state.size(3), "state_size")};
+  settle.sequences = extent(op.slots.size(0), "the number of slots");
+  settle.slots = op.slots.as<std::int32_t>();
+  settle.ends = op.ends.as<std::int32_t>();
+  settle.ring = ring_of(op.pending);
+  settle.ssm_state = op.ssm_state.data;
+  settle.state_dtype = op.ssm_state.dtype;
+  settle.by_chance = op.rounding == StateRounding::stochastic;
+  settle.layer = extent(op.layer, "the layer");
+  settle_states(settle, context.stream());
+}
+
 bool fused_mixer(Context& context, const mamba2::Mixer& op) {
   if (op.projected.size(0) == 0) return false;
   const MixerViews views(op);
+  if (!op.pending.since.empty()) {
+    step_with_pending(context, op, views);
+    return true;
+  }
   return fused_step(context, op, views) || rounded_prompt(context, op, views);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 #include "mamba2/base/error.h"
 #include "mamba2/checkpoint/safetensors_writer.h"
@@ -13,10 +14,15 @@ namespace {
 /// Keys and values start with room for so many tokens and double from there.
 constexpr std::int64_t first_capacity = 256;
 
+constexpr DeviceTensor LayerState::*pending_tensors[] = {&LayerState::pending_input, &LayerState::pending_B,
+                                                         &LayerState::pending_log_decay};
+
 LayerState make_layer(const Mamba2Config& c, Backend& backend, std::int64_t layer, std::int64_t slots,
                       DType state_dtype, StateRounding rounding) {
   LayerState state;
   state.rounding = rounding;
+  const int rank = backend.communicator() != nullptr ? backend.communicator()->rank() : 0;
+  state.number = rank * c.num_hidden_layers + layer;
   const DType dtype = backend.activation_dtype();
   if (!c.is_attention_layer(layer)) {
     state.conv_state = backend.allocate(dtype, {slots, c.conv_dim(), c.conv_kernel - 1});
@@ -35,15 +41,25 @@ Mamba2Cache::Mamba2Cache(const Mamba2Config& config, Backend& backend, std::int6
     : backend_(&backend), config_(config), state_dtype_(state_dtype), rounding_(rounding) {
   require(slots >= 1, "a cache of {} sequences was asked for, expected 1 or more", slots);
   lengths_.assign(static_cast<std::size_t>(slots), 0);
+  since_.assign(static_cast<std::size_t>(slots), nothing_pending);
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i)
     layers_.push_back(make_layer(config, backend, i, slots, state_dtype, rounding));
 }
 
 template <class Visit>
-void Mamba2Cache::for_each_tensor(Visit&& visit) {
+void Mamba2Cache::for_each_state(Visit&& visit) {
   for (LayerState& layer : layers_)
     for (DeviceTensor* tensor : {&layer.conv_state, &layer.ssm_state, &layer.k_cache, &layer.v_cache})
       if (!tensor->view.empty()) visit(*tensor);
+}
+
+/// Of states and of what is pending beside them.
+template <class Visit>
+void Mamba2Cache::for_each_tensor(Visit&& visit) {
+  for_each_state(visit);
+  for (LayerState& layer : layers_)
+    for (const auto member : pending_tensors)
+      if (!(layer.*member).view.empty()) visit(layer.*member);
 }
 
 std::size_t Mamba2Cache::bytes_per_slot() const {
@@ -55,15 +71,17 @@ std::size_t Mamba2Cache::bytes_per_slot() const {
 }
 
 void Mamba2Cache::reset() {
-  for_each_tensor([&](DeviceTensor& tensor) { backend_->zero(tensor); });
+  for_each_state([&](DeviceTensor& tensor) { backend_->zero(tensor); });
   std::fill(lengths_.begin(), lengths_.end(), 0);
+  std::fill(since_.begin(), since_.end(), nothing_pending);
   for (Mamba2Cache& other : others_) other.reset();
 }
 
 void Mamba2Cache::reset(std::int64_t slot) {
   require(0 <= slot && slot < slots(), "slot {} is outside the cache's {}", slot, slots());
-  for_each_tensor([&](DeviceTensor& tensor) { backend_->zero(tensor.view.slice(0, slot, 1)); });
+  for_each_state([&](DeviceTensor& tensor) { backend_->zero(tensor.view.slice(0, slot, 1)); });
   lengths_[static_cast<std::size_t>(slot)] = 0;
+  since_[static_cast<std::size_t>(slot)] = nothing_pending;
   for (Mamba2Cache& other : others_) other.reset(slot);
 }
 
@@ -74,6 +92,7 @@ void Mamba2Cache::copy_slot(std::int64_t from, std::int64_t to) {
   for_each_tensor(
       [&](DeviceTensor& tensor) { backend_->copy(tensor.view.slice(0, from, 1), tensor.view.slice(0, to, 1)); });
   lengths_[static_cast<std::size_t>(to)] = length(from);
+  since_[static_cast<std::size_t>(to)] = since_[static_cast<std::size_t>(from)];
   for (Mamba2Cache& other : others_) other.copy_slot(from, to);
 }
 
@@ -87,6 +106,8 @@ void Mamba2Cache::copy_slot(const Mamba2Cache& source, std::int64_t from, std::i
           others_.size() + 1, source.others_.size() + 1);
   const std::int64_t tokens = source.length(from);
   reserve(tokens);
+  const std::int64_t since = source.since_[static_cast<std::size_t>(from)];
+  if (since != nothing_pending) make_room(source.room_);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const LayerState& theirs = source.layers_[i];
     const LayerState& ours = layers_[i];
@@ -95,8 +116,12 @@ void Mamba2Cache::copy_slot(const Mamba2Cache& source, std::int64_t from, std::i
     for (const auto member : {&LayerState::k_cache, &LayerState::v_cache})
       if (!(theirs.*member).view.empty() && tokens > 0)
         backend_->copy((theirs.*member).view[from].slice(0, 0, tokens), (ours.*member).view[to].slice(0, 0, tokens));
+    for (const auto member : pending_tensors)
+      if (since != nothing_pending && !(theirs.*member).view.empty())
+        backend_->copy((theirs.*member).view[from], (ours.*member).view[to]);
   }
   lengths_[static_cast<std::size_t>(to)] = tokens;
+  since_[static_cast<std::size_t>(to)] = since;
   for (std::size_t i = 0; i < others_.size(); ++i) others_[i].copy_slot(source.others_[i], from, to);
 }
 
@@ -116,8 +141,11 @@ void Mamba2Cache::reorder(std::span<const std::int64_t> sources) {
       backend_->copy(tensor.view.slice(0, sources[static_cast<std::size_t>(i)], 1), moved.view.slice(0, i, 1));
     tensor = std::move(moved);
   });
-  const std::vector<std::int64_t> old = lengths_;
-  for (std::size_t i = 0; i < sources.size(); ++i) lengths_[i] = old[static_cast<std::size_t>(sources[i])];
+  const std::vector<std::int64_t> old_lengths = lengths_, old_since = since_;
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    lengths_[i] = old_lengths[static_cast<std::size_t>(sources[i])];
+    since_[i] = old_since[static_cast<std::size_t>(sources[i])];
+  }
   for (Mamba2Cache& other : others_) other.reorder(sources);
 }
 
@@ -125,15 +153,81 @@ Mamba2Cache Mamba2Cache::clone() const {
   Mamba2Cache copy(config_, *backend_, slots(), state_dtype_, rounding_);
   copy.reserve(capacity_);
   copy.lengths_ = lengths_;
+  copy.since_ = since_;
+  if (room_ > 0) copy.make_room(room_);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const LayerState& from = layers_[i];
     const LayerState& to = copy.layers_[i];
     for (const auto member :
          {&LayerState::conv_state, &LayerState::ssm_state, &LayerState::k_cache, &LayerState::v_cache})
       if (!(from.*member).view.empty()) backend_->copy(from.*member, to.*member);
+    for (const auto member : pending_tensors)
+      if (!(from.*member).view.empty()) backend_->copy(from.*member, to.*member);
   }
   for (const Mamba2Cache& other : others_) copy.add_rank(other.clone());
   return copy;
+}
+
+void Mamba2Cache::make_room(std::int64_t room) {
+  require(room_ == 0 || room == room_, "a cache has room for {} pending inputs, expected {}", room_, room);
+  if (room_ == room) return;
+  for (LayerState& layer : layers_) {
+    const Tensor& state = layer.ssm_state.view;
+    if (state.empty()) continue;
+    layer.pending_input = backend_->allocate(state.dtype, {slots(), state.size(1), room, state.size(2)});
+    layer.pending_B = backend_->allocate(state.dtype, {slots(), config_.n_groups, room, state.size(3)});
+    layer.pending_log_decay = backend_->allocate(backend_->activation_dtype(), {slots(), state.size(1), room});
+  }
+  room_ = room;
+}
+
+void Mamba2Cache::leave_pending(std::span<const std::int32_t> slots, std::int64_t room) {
+  make_room(room);
+  for (const std::int32_t slot : slots) {
+    std::int64_t& since = since_[static_cast<std::size_t>(slot)];
+    if (since == nothing_pending) since = length(slot);
+  }
+  upload_since();
+}
+
+void Mamba2Cache::upload_since() {
+  since_on_device_.values.clear();
+  for (const std::int64_t since : since_) since_on_device_.values.push_back(static_cast<std::int32_t>(since));
+  since_view_ = since_on_device_.upload(*backend_);
+}
+
+PendingInputs Mamba2Cache::pending(std::int64_t layer) const {
+  const LayerState& state = this->layer(layer);
+  return {state.pending_input, state.pending_B, state.pending_log_decay, since_view_};
+}
+
+void Mamba2Cache::settle(std::span<const std::int32_t> slots) {
+  settled_slots_.values.clear();
+  settled_ends_.values.clear();
+  for (const std::int32_t slot : slots) {
+    if (since_[static_cast<std::size_t>(slot)] == nothing_pending) continue;
+    settled_slots_.values.push_back(slot);
+    settled_ends_.values.push_back(static_cast<std::int32_t>(length(slot)));
+  }
+  if (settled_slots_.values.empty()) return;
+  upload_since();
+  const Tensor on_device = settled_slots_.upload(*backend_), ends = settled_ends_.upload(*backend_);
+  for (std::int64_t i = 0; i < layers(); ++i)
+    if (!layer(i).pending_input.view.empty())
+      backend_->run(SettleState{.pending = pending(i),
+                                .ssm_state = layer(i).ssm_state,
+                                .slots = on_device,
+                                .ends = ends,
+                                .rounding = rounding_,
+                                .layer = layer(i).number});
+  for (const std::int32_t slot : settled_slots_.values) since_[static_cast<std::size_t>(slot)] = nothing_pending;
+}
+
+void Mamba2Cache::settle() {
+  std::vector<std::int32_t> all(since_.size());
+  std::iota(all.begin(), all.end(), 0);
+  settle(all);
+  for (Mamba2Cache& other : others_) other.settle();
 }
 
 void Mamba2Cache::reserve(std::int64_t tokens) {
@@ -172,8 +266,9 @@ void Mamba2Cache::require_whole(const char* what) const {
           others_.size() + 1, what);
 }
 
-void Mamba2Cache::save(const std::string& path) const {
+void Mamba2Cache::save(const std::string& path) {
   require_whole("saved");
+  settle();
   std::vector<TensorSpec> specs;
   std::map<std::string, HostTensor> values;
   auto add = [&](const std::string& name, DType dtype, const Shape& shape) -> const Tensor& {
@@ -273,6 +368,7 @@ void Mamba2Cache::load(const std::string& path) {
       backend_->upload(upload.from[slot].slice(0, 0, longest), to[slot].slice(0, 0, longest));
   }
   std::copy(stored.begin(), stored.end(), lengths_.begin());
+  std::fill(since_.begin(), since_.end(), nothing_pending);
 }
 
 }  // namespace mamba2

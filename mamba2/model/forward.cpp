@@ -297,9 +297,53 @@ Batch ForwardPass::describe(std::span<const SequenceInput> sequences, std::span<
   return batch;
 }
 
+/// Sequences of one token at the piece's beginning may leave their inputs pending; all others find their states up to
+/// date.
+void ForwardPass::plan_mixers(std::span<const Segment> piece, const Batch& batch, Mamba2Cache& cache) {
+  const std::span<const std::int32_t> slots(slots_.values);
+  const auto first_longer = std::ranges::find_if(piece, [](const Segment& segment) { return segment.count > 1; });
+  const std::int64_t single = first_longer - piece.begin(), longer = batch.sequences - single;
+  const std::int64_t room = backend_.pending_room({.sequences = single,
+                                                   .num_heads = config_.num_heads,
+                                                   .head_dim = config_.head_dim,
+                                                   .n_groups = config_.n_groups,
+                                                   .state_size = config_.state_size,
+                                                   .conv_kernel = config_.conv_kernel,
+                                                   .act = config_.hidden_act,
+                                                   .state_dtype = cache.state_dtype()});
+  mixer_parts_.clear();
+  if (room == 0) {
+    cache.settle(slots);
+    mixer_parts_.push_back({.batch = batch});
+    return;
+  }
+  cache.settle(slots.subspan(static_cast<std::size_t>(single)));
+  cache.leave_pending(slots.first(static_cast<std::size_t>(single)), room);
+  mixer_parts_.push_back({.batch = {.tokens = single,
+                                    .sequences = single,
+                                    .longest = 1,
+                                    .sequence_start = batch.sequence_start.slice(0, 0, single + 1),
+                                    .slots = batch.slots.slice(0, 0, single),
+                                    .positions = batch.positions.slice(0, 0, single)},
+                          .leaves_pending = true});
+  if (longer == 0) return;
+  later_start_.values.clear();
+  for (std::size_t i = static_cast<std::size_t>(single); i < sequence_start_.values.size(); ++i)
+    later_start_.values.push_back(sequence_start_.values[i] - static_cast<std::int32_t>(single));
+  const std::int64_t tokens = batch.tokens - single;
+  mixer_parts_.push_back({.batch = {.tokens = tokens,
+                                    .sequences = longer,
+                                    .longest = batch.longest,
+                                    .sequence_start = later_start_.upload(backend_),
+                                    .slots = batch.slots.slice(0, single, longer),
+                                    .positions = batch.positions.slice(0, single, tokens)},
+                          .first_row = single});
+}
+
 void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<const Segment> piece,
                             Mamba2Cache& cache, const PreparedWeight* head, ForwardOutput& output) {
   const Batch batch = describe(sequences, piece, cache);
+  plan_mixers(piece, batch, cache);
   const Kept kept = head != nullptr ? find_kept(sequences, piece, batch) : Kept{};
   if (batch.tokens > activations_.tokens)  // doubling: a batch that sequences join one by one seldom grows it
     make_room(activations_, std::max(batch.tokens, std::min(most_tokens_, 2 * activations_.tokens)), part_, backend_);
@@ -317,7 +361,7 @@ void ForwardPass::run_piece(std::span<const SequenceInput> sequences, std::span<
   // All at once, unless what is between them is wanted.
   const std::int64_t layers = config_.num_hidden_layers, together = output.hidden_states.empty() ? layers : 1;
   for (std::int64_t i = 0; i < layers; i += together) {
-    forward_layers(i, i + together, weights_, part_, activations_, cache, batch, backend_);
+    forward_layers(i, i + together, weights_, part_, activations_, cache, batch, mixer_parts_, backend_);
     keep_hidden(i + together);
   }
   backend_.run(RmsNorm{.x = hidden, .weight = weights_.norm_f, .eps = config_.layer_norm_epsilon, .out = normed});
@@ -390,7 +434,7 @@ void ForwardPass::run_pieces(std::span<const SequenceInput> sequences, Mamba2Cac
 
 void ForwardPass::forget_integers() {
   for (DeviceIntegers* integers :
-       {&ids_, &sequence_start_, &slots_, &positions_, &kept_rows_, &rules_, &steps_, &history_})
+       {&ids_, &sequence_start_, &later_start_, &slots_, &positions_, &kept_rows_, &rules_, &steps_, &history_})
     integers->forget();
 }
 

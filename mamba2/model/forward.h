@@ -59,6 +59,7 @@ class ForwardPass {
   Batch describe(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Mamba2Cache& cache);
   void run_piece(std::span<const SequenceInput> sequences, std::span<const Segment> piece, Mamba2Cache& cache,
                  const PreparedWeight* head, ForwardOutput& output);
+  void plan_mixers(std::span<const Segment> piece, const Batch& batch, Mamba2Cache& cache);
   Tensor ids_of(std::span<const SequenceInput> sequences, std::span<const Segment> piece);
   void embed(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Tensor& hidden);
   Kept find_kept(std::span<const SequenceInput> sequences, std::span<const Segment> piece, const Batch& batch);
@@ -77,7 +78,8 @@ class ForwardPass {
   std::vector<Segment> segments_;        // of all pieces, end to end
   std::vector<std::size_t> piece_ends_;  // in segments_
   Activations activations_;
-  DeviceIntegers ids_, sequence_start_, slots_, positions_, kept_rows_, rules_, steps_, history_;
+  std::vector<MixerPart> mixer_parts_;  // of a piece
+  DeviceIntegers ids_, sequence_start_, later_start_, slots_, positions_, kept_rows_, rules_, steps_, history_;
   std::vector<const TokenRequest*> requests_;  // of a piece
   DeviceTensor kept_;                          // (rows, hidden_size)
   DeviceTensor logits_;                        // (rows, vocab_size)

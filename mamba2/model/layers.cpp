@@ -20,49 +20,63 @@ void add_projection(const Tensor& x, const Matrix& weight, const DeviceTensor& b
   backend.run(AddOverRanks{.x = product, .add = hidden, .out = hidden});
 }
 
-/// Figure 6 of Dao and Gu 2024: project, convolve, scan, norm, project back onto the residual stream.
-MixerLayer mixer_layer(std::int64_t layer, const LayerWeights& weights, const ModelPart& part, const Activations& a,
-                       LayerState& state, const Batch& batch) {
-  auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, batch.tokens); };
+/// What lies between the projections, for some of a batch's rows.
+Mixer mixer_of(std::int64_t layer, const MixerWeights& w, const ModelPart& part, const Activations& a,
+               const Mamba2Cache& cache, const MixerPart& of) {
+  auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, of.first_row, of.batch.tokens); };
   const Mamba2Config& c = part.config;
-  const MixerWeights& w = weights.mixer;
-  const Tensor hidden = rows(a.hidden), normed = rows(a.normed), projected = rows(a.projected), mixed = rows(a.mixed);
-  return {.norm = {.x = hidden, .weight = weights.norm, .eps = c.layer_norm_epsilon, .out = normed},
-          .in_proj = {.x = normed, .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = projected},
-          .mixer = {.projected = projected,
-                    .conv_weight = w.conv1d,
-                    .conv_bias = w.conv1d_bias,
-                    .act = c.hidden_act,
-                    .dt_bias = w.dt_bias,
-                    .A_log = w.A_log,
-                    .D = w.D,
-                    .limit = c.time_step_limit,
-                    .n_groups = c.n_groups,
-                    .norm_weight = w.norm,
-                    .norm_group_size = part.norm_group_size,
-                    .norm_eps = c.gated_norm_epsilon,
-                    .norm_first_channel = part.norm_first_channel,
-                    .square_sums = part.norm_groups > 0 ? rows(a.square_sums) : Tensor(),
-                    .order = c.gate_order,
-                    .batch = batch,
-                    .conv_state = state.conv_state,
-                    .ssm_state = state.ssm_state,
-                    .rounding = state.rounding,
-                    .layer = part.rank * c.num_hidden_layers + layer,  // its rounding is like no other rank's
-                    .xBC = rows(a.xBC),
-                    .dt = rows(a.dt),
-                    .y = rows(a.y),
-                    .out = mixed},
-          .out_proj = {.x = mixed, .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden}};
+  const LayerState& state = cache.layer(layer);
+  return {.projected = rows(a.projected),
+          .conv_weight = w.conv1d,
+          .conv_bias = w.conv1d_bias,
+          .act = c.hidden_act,
+          .dt_bias = w.dt_bias,
+          .A_log = w.A_log,
+          .D = w.D,
+          .limit = c.time_step_limit,
+          .n_groups = c.n_groups,
+          .norm_weight = w.norm,
+          .norm_group_size = part.norm_group_size,
+          .norm_eps = c.gated_norm_epsilon,
+          .norm_first_channel = part.norm_first_channel,
+          .square_sums = part.norm_groups > 0 ? rows(a.square_sums) : Tensor(),
+          .order = c.gate_order,
+          .batch = of.batch,
+          .conv_state = state.conv_state,
+          .ssm_state = state.ssm_state,
+          .rounding = state.rounding,
+          .layer = state.number,
+          .pending = of.leaves_pending ? cache.pending(layer) : PendingInputs{},
+          .xBC = rows(a.xBC),
+          .dt = rows(a.dt),
+          .y = rows(a.y),
+          .out = rows(a.mixed)};
 }
 
-/// A rank's part of a mixer: what it adds to the residual stream is summed over the ranks.
-void forward_shared_mixer(const MixerLayer& layer, const MixerWeights& w, const Activations& a, const Batch& batch,
-                          Backend& backend) {
-  backend.run(layer.norm);
-  backend.run(layer.in_proj);
-  backend.run(layer.mixer);
-  add_projection(layer.mixer.out, w.out_proj, w.out_proj_bias, a, batch, backend);
+/// Figure 6 of Dao and Gu 2024: project, convolve, scan, norm, project back onto the residual stream.
+MixerLayer mixer_layer(std::int64_t layer, const LayerWeights& weights, const ModelPart& part, const Activations& a,
+                       const Mamba2Cache& cache, const MixerPart& all) {
+  auto rows = [&](const DeviceTensor& tensor) { return tensor.view.slice(0, 0, all.batch.tokens); };
+  const MixerWeights& w = weights.mixer;
+  const Tensor hidden = rows(a.hidden), normed = rows(a.normed), mixed = rows(a.mixed);
+  return {
+      .norm = {.x = hidden, .weight = weights.norm, .eps = part.config.layer_norm_epsilon, .out = normed},
+      .in_proj = {.x = normed, .weight = w.in_proj.get(), .bias = w.in_proj_bias, .add = {}, .out = rows(a.projected)},
+      .mixer = mixer_of(layer, w, part, a, cache, all),
+      .out_proj = {.x = mixed, .weight = w.out_proj.get(), .bias = w.out_proj_bias, .add = hidden, .out = hidden}};
+}
+
+/// A mixer that is not one op with its layer: its rows go through it in parts, or what it adds to the residual stream
+/// is summed over ranks.
+void forward_mixer(std::int64_t layer, const LayerWeights& weights, const ModelPart& part, const Activations& a,
+                   const Mamba2Cache& cache, const Batch& batch, std::span<const MixerPart> mixer_parts,
+                   Backend& backend) {
+  const MixerWeights& w = weights.mixer;
+  const MixerLayer whole = mixer_layer(layer, weights, part, a, cache, {.batch = batch});
+  backend.run(whole.norm);
+  backend.run(whole.in_proj);
+  for (const MixerPart& of : mixer_parts) backend.run(mixer_of(layer, w, part, a, cache, of));
+  add_projection(whole.mixer.out, w.out_proj, w.out_proj_bias, a, batch, backend);
 }
 
 void forward_attention(const AttentionWeights& w, const Mamba2Config& c, const Activations& a, LayerState& state,
@@ -158,7 +172,8 @@ void make_room(Activations& a, std::int64_t tokens, const ModelPart& part, Backe
 }
 
 void forward_layers(std::int64_t begin, std::int64_t end, const ModelWeights& weights, const ModelPart& part,
-                    Activations& a, Mamba2Cache& cache, const Batch& batch, Backend& backend) {
+                    Activations& a, Mamba2Cache& cache, const Batch& batch, std::span<const MixerPart> mixer_parts,
+                    Backend& backend) {
   const Mamba2Config& c = part.config;
   const Tensor hidden = a.hidden.view.slice(0, 0, batch.tokens), normed = a.normed.view.slice(0, 0, batch.tokens);
   // Mixers up to the next other layer.
@@ -173,10 +188,10 @@ void forward_layers(std::int64_t begin, std::int64_t end, const ModelWeights& we
       run_mixers();
       backend.run(RmsNorm{.x = hidden, .weight = w.norm, .eps = c.layer_norm_epsilon, .out = normed});
       forward_attention(w.attention, c, a, cache.layer(i), batch, backend);
-    } else if (backend.ranks() == 1) {
-      a.mixers.push_back(mixer_layer(i, w, part, a, cache.layer(i), batch));
+    } else if (backend.ranks() == 1 && mixer_parts.size() == 1) {
+      a.mixers.push_back(mixer_layer(i, w, part, a, cache, mixer_parts.front()));
     } else {
-      forward_shared_mixer(mixer_layer(i, w, part, a, cache.layer(i), batch), w.mixer, a, batch, backend);
+      forward_mixer(i, w, part, a, cache, batch, mixer_parts, backend);
     }
     if (!c.has_mlp()) continue;
     run_mixers();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "mamba2/model/cache.h"
@@ -34,10 +35,19 @@ std::int64_t activation_bytes_per_token(const ModelPart& part, const Backend& ba
 /// Allocates the buffers for so many tokens, unless they have them already.
 void make_room(Activations& activations, std::int64_t tokens, const ModelPart& part, Backend& backend);
 
+/// Sequences of a piece that stand side by side and whose mixers do the same.
+struct MixerPart {
+  Batch batch;
+  std::int64_t first_row = 0;   ///< of the piece
+  bool leaves_pending = false;  ///< one token of each, whose inputs stay beside the states (PendingInputs)
+};
+
 /// Layers [begin, end) over a batch: norm, mixer or attention, and the MLP where the model has one; each adds to
 /// a.hidden, the first batch.tokens rows of which are read and replaced, as are the layers' states at batch.slots.
-/// Where a model is split, a.hidden is the same on all ranks before and after.
+/// mixer_parts: of the batch, what mixers take at a time.  Where a model is split, a.hidden is the same on all ranks
+/// before and after.
 void forward_layers(std::int64_t begin, std::int64_t end, const ModelWeights& weights, const ModelPart& part,
-                    Activations& a, Mamba2Cache& cache, const Batch& batch, Backend& backend);
+                    Activations& a, Mamba2Cache& cache, const Batch& batch, std::span<const MixerPart> mixer_parts,
+                    Backend& backend);
 
 }  // namespace mamba2

@@ -115,6 +115,10 @@ void Backend::run(const MixerLayers& op) {
   check(op, *this);
   compute(op);
 }
+void Backend::run(const SettleState& op) {
+  check(op, *this);
+  compute(op);
+}
 void Backend::run(const Rope& op) {
   check(op, *this);
   compute(op);
@@ -152,6 +156,10 @@ void Backend::compute(const ChooseToken&) {
   fail("the {} backend does not choose tokens", name());
 }
 
+void Backend::compute(const SettleState&) {
+  fail("the {} backend leaves no inputs pending", name());
+}
+
 void Backend::compute(const AddOverRanks& op) {
   add_over_ranks(op, *communicator_);
 }
@@ -186,6 +194,7 @@ void Backend::compute(const MixerLayers& op) {
 }
 
 void Backend::compute(const Mixer& op) {
+  require(op.pending.since.empty(), "the {} backend leaves no inputs pending", name());
   const std::int64_t num_heads = op.ssm_state.size(1), head_dim = op.ssm_state.size(2),
                      state_size = op.ssm_state.size(3);
   const std::int64_t intermediate_size = num_heads * head_dim, groups_width = op.n_groups * state_size;

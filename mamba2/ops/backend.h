@@ -112,6 +112,10 @@ class Backend {
   void run(const Activate& op);
   void run(const Mixer& op);
   void run(const MixerLayers& op);
+  /// How many tokens' inputs should have room beside the states (PendingInputs) where such batches are decoded; 0:
+  /// none.
+  virtual std::int64_t pending_room(const MixerStepShape& /*shape*/) const { return 0; }
+  void run(const SettleState& op);
   void run(const Rope& op);
   void run(const Attention& op);
   void run(const GatherRows& op);
@@ -140,6 +144,7 @@ class Backend {
   virtual void compute(const Activate& op) = 0;
   virtual void compute(const Mixer& op);
   virtual void compute(const MixerLayers& op);
+  virtual void compute(const SettleState& op);
   virtual void compute(const Rope& op) = 0;
   virtual void compute(const Attention& op) = 0;
   virtual void compute(const GatherRows& op) = 0;

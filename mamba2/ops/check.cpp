@@ -87,6 +87,24 @@ class Checker {
 
   void ranks() const { that(backend_.communicator() != nullptr, "the backend computes alone, expected several ranks"); }
 
+  void pending(const PendingInputs& pending, const Tensor& ssm_state) const {
+    const std::int64_t slots = ssm_state.size(0), num_heads = ssm_state.size(1);
+    shape("pending.since", pending.since, Shape{slots});
+    dtype("pending.since", pending.since, DType::i32);
+    rank("pending.input", pending.input, 4);
+    const std::int64_t room = pending.input.size(2);
+    that(room > 0, "there is room for {} pending inputs, expected 1 or more", room);
+    shape("pending.input", pending.input, Shape{slots, num_heads, room, ssm_state.size(2)});
+    dtype("pending.input", pending.input, ssm_state.dtype);
+    rank("pending.B", pending.B, 4);
+    const std::int64_t n_groups = pending.B.size(1);
+    that(n_groups > 0 && num_heads % n_groups == 0, "pending.B has {} groups, expected a divisor of num_heads {}",
+         n_groups, num_heads);
+    shape("pending.B", pending.B, Shape{slots, n_groups, room, ssm_state.size(3)});
+    dtype("pending.B", pending.B, ssm_state.dtype);
+    precise("pending.log_decay", pending.log_decay, Shape{slots, num_heads, room});
+  }
+
   template <class... Args>
   void that(bool condition, fmt::format_string<Args...> format, Args&&... args) const {
     if (!condition) fail("{}: {}", op_, fmt::format(format, std::forward<Args>(args)...));
@@ -237,6 +255,15 @@ void check(const Mixer& op, const Backend& backend) {
       c.square_sums(op.square_sums, tokens, op.norm_group_size, op.norm_first_channel, intermediate_size);
   }
   c.rounding(op.rounding, op.ssm_state, op.batch);
+  if (!op.pending.since.empty()) {
+    c.pending(op.pending, op.ssm_state);
+    c.that(op.pending.B.size(1) == op.n_groups, "pending.B has {} groups, expected {}", op.pending.B.size(1),
+           op.n_groups);
+    c.that(op.batch.longest == 1 && op.batch.sequences == tokens,
+           "inputs are left pending by a batch of {} tokens of {} sequences, expected one token each", tokens,
+           op.batch.sequences);
+    c.positions(op.batch);
+  }
   c.activation("xBC", op.xBC, Shape{tokens, conv_dim});
   c.precise("dt", op.dt, Shape{tokens, num_heads});
   c.activation("y", op.y, Shape{tokens, intermediate_size});
@@ -250,6 +277,16 @@ void check(const MixerLayers& op, const Backend& backend) {
     check(layer.mixer, backend);
     check(layer.out_proj, backend);
   }
+}
+
+void check(const SettleState& op, const Backend& backend) {
+  const Checker c("SettleState", backend);
+  c.rank("ssm_state", op.ssm_state, 4);
+  c.pending(op.pending, op.ssm_state);
+  c.rank("slots", op.slots, 1);
+  c.dtype("slots", op.slots, DType::i32);
+  c.shape("ends", op.ends, op.slots.shape);
+  c.dtype("ends", op.ends, DType::i32);
 }
 
 void check(const Rope& op, const Backend& backend) {

@@ -16,6 +16,7 @@ void check(const GatedActivation& op, const Backend& backend);
 void check(const Activate& op, const Backend& backend);
 void check(const Mixer& op, const Backend& backend);
 void check(const MixerLayers& op, const Backend& backend);
+void check(const SettleState& op, const Backend& backend);
 void check(const Rope& op, const Backend& backend);
 void check(const Attention& op, const Backend& backend);
 void check(const GatherRows& op, const Backend& backend);

@@ -108,6 +108,33 @@ struct TimeStep {
 enum class StateRounding : std::uint8_t { nearest, stochastic };
 constexpr std::uint32_t state_rounding_key[2] = {0x6D616D62, 0x61322E63};
 
+/// What the last tokens of each slot brought and its ssm_state does not hold yet: a decoded token's cost is the state's
+/// traffic, so a backend may read a state at every token and write it now and then (Backend::pending_room).  The token
+/// at position u of a slot lies at u % room.  Before the token at `position`, head h of a layer holds those before
+///
+///   f = max(since[slot], the last position of those up to this one at which (position + h + layer) % room is 0)
+///
+/// so that of `room` heads one is written at each token, whichever sequences decode together.  With S as it is held and
+/// u the pending tokens from f on, the state is
+///
+///   exp(sum_u log_decay_u) S + sum_u exp(sum_{v > u} log_decay_v) input_u B_u^T
+struct PendingInputs {
+  Tensor input;      ///< (slots, num_heads, room, head_dim), dtype of ssm_state: dt x
+  Tensor B;          ///< (slots, n_groups, room, state_size), likewise
+  Tensor log_decay;  ///< (slots, num_heads, room) f32: dt A
+  Tensor since;      ///< (slots) i32: the position from which on tokens were left pending
+};
+
+/// Brings the states of some slots up to date: ends[i] is how many tokens slots[i] has seen.  slots, ends (n) i32; the
+/// rest as in Mixer.  Nothing is pending there once since[slots[i]] is ends[i], which the caller sees to.
+struct SettleState {
+  PendingInputs pending;
+  Tensor ssm_state;
+  Tensor slots, ends;
+  StateRounding rounding = StateRounding::nearest;
+  std::int64_t layer = 0;
+};
+
 /// State space dual scan.  Dao and Gu 2024, section 6 (block decomposition) and section 3.
 ///
 ///   S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T,   y_t = S_t C_t + D x_t,   A = -exp(A_log)
@@ -149,6 +176,8 @@ struct Activate {
 /// intermediate_size = num_heads head_dim.  norm_weight absent: y = y silu(z).
 /// rounding and layer as in SsdScan.
 /// square_sums present: this is a rank's share of the heads, and the norm's groups are those of NormOverRanks.
+/// pending: its tensors absent, or, for a batch of one token of each sequence at batch.positions, room for what the
+/// tokens bring; where Backend::pending_room says so alone.
 /// Work space, contents free: xBC (tokens, conv_dim), dt (tokens, num_heads), y (tokens, intermediate_size).
 struct Mixer {
   Tensor projected;
@@ -167,6 +196,7 @@ struct Mixer {
   Tensor conv_state, ssm_state;
   StateRounding rounding = StateRounding::nearest;
   std::int64_t layer = 0;
+  PendingInputs pending;
   Tensor xBC, dt, y;
   Tensor out;
 };
@@ -184,6 +214,14 @@ struct MixerLayer {
 /// work space: its contents are free afterwards.
 struct MixerLayers {
   std::span<const MixerLayer> layers;
+};
+
+/// What a mixer does to single tokens of several sequences.
+struct MixerStepShape {
+  std::int64_t sequences = 0;
+  std::int64_t num_heads = 0, head_dim = 0, n_groups = 0, state_size = 0, conv_kernel = 0;
+  Activation act = Activation::silu;
+  DType state_dtype = DType::f32;
 };
 
 enum class RopeScaling : std::uint8_t { none, linear, dynamic };
