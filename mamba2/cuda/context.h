@@ -13,7 +13,7 @@
 #include "mamba2/cuda/decode_plan.h"
 #include "mamba2/cuda/device.h"
 #include "mamba2/cuda/memory.h"
-#include "mamba2/cuda/mixer_step.h"
+#include "mamba2/cuda/pending_plan.h"
 #include "mamba2/cuda/recorder.h"
 #include "mamba2/ops/backend.h"
 

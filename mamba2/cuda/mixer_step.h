@@ -53,9 +53,6 @@ struct MixerStep {
 /// Bytes of state from which the convolution is worth a kernel of its own.
 constexpr std::int64_t separate_convolution_bytes = std::int64_t{24} << 20;
 
-/// Sequences times groups that a batch of single tokens may have to be fused.
-constexpr std::int64_t most_fused_groups = 65535;
-
 /// True where this kernel takes the shape; elsewhere the parts (causal_conv, softplus_dt, ssd_scan) do the same.
 bool mixer_step_is_tuned(const MixerStep& step);
 

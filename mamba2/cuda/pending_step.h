@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "mamba2/cuda/mixer_step.h"
+#include "mamba2/cuda/pending_plan.h"
 
 namespace mamba2::cuda {
 
@@ -16,9 +17,6 @@ struct PendingRing {
   const std::int32_t* since = nullptr;  // (slots)
 };
 
-/// A lane for each: eight lanes share a row of the state.
-constexpr int pending_room = 8;
-
 /// A mixer step whose state is read, and written by the eighth of the heads whose turn it is.
 struct PendingStep {
   MixerStep step;  // as mixer_step is tuned for, with `convolved`; state_size 64 or 128
@@ -27,11 +25,6 @@ struct PendingStep {
   int layer = 0;
   int D_head_stride = 1, D_channel_stride = 0;
 };
-
-/// Whether the device has what the kernel is made of.
-constexpr bool pending_step_is_tuned(int compute_capability) {
-  return compute_capability == 90;
-}
 
 void pending_step(const PendingStep& op, cudaStream_t stream);
 
