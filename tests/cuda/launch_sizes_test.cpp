@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "mamba2/cuda/grid.h"
+#include "mamba2/cuda/pending_plan.h"
 #include "mamba2/cuda/piece_tokens.h"
 
 namespace mamba2::cuda {
@@ -30,6 +31,45 @@ TEST(PieceTokens, AreTheMostWhoseBuffersTakeAnEighthOfFreeMemory) {
   EXPECT_EQ(piece_tokens(bytes_codestral, 0), 1024) << "a piece at least, which may then be out of memory";
   for (const std::int64_t free : {2 * gigabyte, 9 * gigabyte, 20 * gigabyte})
     EXPECT_LE(bytes_2_7b * piece_tokens(bytes_2_7b, free), free / 8);
+}
+
+/// One token each of sequences of 2.7b.
+MixerStepShape decode_of_2_7b(std::int64_t sequences, DType state_dtype) {
+  return {.sequences = sequences,
+          .num_heads = 80,
+          .head_dim = 64,
+          .n_groups = 1,
+          .state_size = 128,
+          .conv_kernel = 4,
+          .state_dtype = state_dtype};
+}
+
+TEST(PendingInputs, PayWhereTheStatesOfALayerTakeSoManyBytes) {
+  constexpr std::int64_t bytes_each = 80 * 64 * 128 * 2, least = 40 * bytes_each;
+  EXPECT_FALSE(pending_pays(decode_of_2_7b(39, DType::bf16), least));
+  EXPECT_TRUE(pending_pays(decode_of_2_7b(40, DType::bf16), least));
+  EXPECT_TRUE(pending_pays(decode_of_2_7b(20, DType::f32), least)) << "twice the bytes each";
+  EXPECT_FALSE(pending_pays(decode_of_2_7b(8, DType::f32), 0)) << "so few have the bits that they have alone";
+  EXPECT_TRUE(pending_pays(decode_of_2_7b(9, DType::f32), 0));
+}
+
+TEST(PendingInputs, AreForTheShapesThatTheKernelIsMadeFor) {
+  MixerStepShape shape = decode_of_2_7b(256, DType::f32);
+  EXPECT_TRUE(pending_pays(shape, 0));
+  for (const std::int64_t state_size : {16, 256}) {
+    shape.state_size = state_size;
+    EXPECT_FALSE(pending_pays(shape, 0)) << state_size;
+  }
+  shape = decode_of_2_7b(256, DType::f32);
+  shape.head_dim = 32;
+  EXPECT_FALSE(pending_pays(shape, 0));
+  shape = decode_of_2_7b(256, DType::f32);
+  shape.conv_kernel = 5;
+  EXPECT_FALSE(pending_pays(shape, 0));
+  shape = decode_of_2_7b(256, DType::f32);
+  shape.act = mamba2::Activation::gelu;
+  EXPECT_FALSE(pending_pays(shape, 0));
+  EXPECT_FALSE(pending_pays(decode_of_2_7b(70000, DType::f32), 0)) << "more than a grid has";
 }
 
 }  // namespace

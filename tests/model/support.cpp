@@ -14,6 +14,7 @@
 #include "mamba2/model/locate.h"
 #include "mamba2/ops/thread_communicator.h"
 #include "mamba2/reference/reference_backend.h"
+#include "tests/pending_backend.h"
 
 namespace mamba2::test {
 
@@ -125,8 +126,11 @@ Mamba2Config config_of(const std::string& json, const std::string& replaced) {
 
 Mamba2Model open_model(const std::string& folder, const std::string& device, LoadOptions options) {
   options.device = device;
-  if (device != "reference_f64") return Mamba2Model::from_pretrained(folder, options);
+  if (device != "reference_f64" && device != "pending") return Mamba2Model::from_pretrained(folder, options);
   const ModelFiles files = locate_model(folder);
+  if (device == "pending")
+    return {files.read_config(), open_tensors(files.weights),
+            std::make_unique<PendingBackend>(make_reference_backend(), 3), options};
   return {files.read_config(), open_tensors(files.weights), reference_ranks(options.tensor_parallel), options};
 }
 

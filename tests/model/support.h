@@ -45,7 +45,8 @@ std::string read_text(const std::string& file);
 /// A config of JSON text with fields replaced: {"a": 1, "b.c": 2} sets a, and c of the object b.
 Mamba2Config config_of(const std::string& json, const std::string& replaced = "{}");
 
-/// device: "reference", "cpu", or "reference_f64" for the reference in double.
+/// device: "reference", "cpu", "reference_f64" for the reference in double, or "pending" for the reference with room
+/// for three tokens' inputs beside the states.
 Mamba2Model open_model(const std::string& folder, const std::string& device, LoadOptions options = {});
 Mamba2ForCausalLM open_lm(const std::string& folder, const std::string& device, LoadOptions options = {});
 
