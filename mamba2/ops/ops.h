@@ -196,7 +196,7 @@ struct Mixer {
   Tensor conv_state, ssm_state;
   StateRounding rounding = StateRounding::nearest;
   std::int64_t layer = 0;
-  PendingInputs pending;
+  PendingInputs pending = {};
   Tensor xBC, dt, y;
   Tensor out;
 };

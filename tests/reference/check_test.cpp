@@ -90,6 +90,53 @@ TEST_P(Check, RefusesGroupsThatDoNotDivideTheHeads) {
   EXPECT_EQ(error_of(op), "SsdScan: n_groups is 2, expected a divisor of num_heads 3");
 }
 
+TEST_P(Check, RefusesPendingInputsThatDoNotFitTheirStates) {
+  const Tensor state = zeros({2, 4, 8, 16});
+  const PendingInputs fits{.input = zeros({2, 4, 3, 8}),
+                           .B = zeros({2, 2, 3, 16}),
+                           .log_decay = zeros({2, 4, 3}),
+                           .since = integers({0, 0})};
+  auto error_with = [&](auto&& change) {
+    PendingInputs pending = fits;
+    change(pending);
+    return error_of(SettleState{.pending = pending, .ssm_state = state, .slots = integers({1}), .ends = integers({5})});
+  };
+  EXPECT_EQ(error_with([](PendingInputs&) {}), "no error");
+  EXPECT_EQ(error_with([&](PendingInputs& p) { p.since = integers({0}); }),
+            "SettleState: pending.since is (1), expected (2)");
+  EXPECT_EQ(error_with([&](PendingInputs& p) {
+              p.input = zeros({2, 4, 3, 9});
+            }),
+            "SettleState: pending.input is (2, 4, 3, 9), expected (2, 4, 3, 8)");
+  EXPECT_EQ(error_with([&](PendingInputs& p) {
+              p.B = zeros({2, 3, 3, 16});
+            }),
+            "SettleState: pending.B has 3 groups, expected a divisor of num_heads 4");
+  EXPECT_EQ(error_with([&](PendingInputs& p) {
+              p.log_decay = zeros({2, 4, 2});
+            }),
+            "SettleState: pending.log_decay is (2, 4, 2), expected (2, 4, 3)");
+  EXPECT_EQ(
+      error_of(SettleState{.pending = fits, .ssm_state = state, .slots = integers({1, 0}), .ends = integers({5})}),
+      "SettleState: ends is (1), expected (2)");
+}
+
+TEST_P(Check, ABackendThatLeavesNothingPendingSaysSo) {
+  const SettleState op{.pending = {.input = zeros({1, 1, 3, 8}),
+                                   .B = zeros({1, 1, 3, 16}),
+                                   .log_decay = zeros({1, 1, 3}),
+                                   .since = integers({0})},
+                       .ssm_state = zeros({1, 1, 8, 16}),
+                       .slots = integers({0}),
+                       .ends = integers({5})};
+  try {
+    backend().run(op);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "the reference backend leaves no inputs pending");
+  }
+}
+
 TEST_P(Check, RefusesADecayOfAnotherDtype) {
   const HostTensor A_log = wrong_dtype({1});
   const SsdScan op{.x = zeros({1, 1, 1}),
