@@ -146,19 +146,21 @@ __device__ inline void keep_weights_coming(const DecodeLayers& op, const BlockMe
   }
 }
 
-/// A thread that fetches the block's rows of the next layer's states as soon as there is room.
+/// A warp that fetches the block's rows of the next layer's states as soon as there is room, a lane a sequence.
 __device__ inline void keep_states_coming(const DecodeLayers& op, const BlockMemory& memory) {
   BlockShared& shared = memory.shared();
   const DecodeShare& share = shared.share;
   const int row_bytes = op.shape.state_size * op.shape.state_element, bytes = share.channels.count * row_bytes;
+  const int r = static_cast<int>(threadIdx.x) % 32;
   for (int l = 0; l < op.shape.layers; ++l) {
     if (l > 0) barrier_wait(&shared.states_empty, (l - 1) % 2);
-    barrier_arrive_expect(&shared.states_full, op.shape.rows * bytes);
+    if (r == 0) barrier_arrive_expect(&shared.states_full, op.shape.rows * bytes);
+    __syncwarp();
+    if (r >= op.shape.rows) continue;
     const auto* const states = static_cast<const std::byte*>(memory.layers()[l].ssm_state);
-    for (int r = 0; r < op.shape.rows; ++r)
-      copy_run(memory.states() + r * bytes,
-               states + (shared.slots[r] * op.shape.inner() + share.channels.first) * row_bytes, bytes,
-               &shared.states_full);
+    copy_run(memory.states() + r * bytes,
+             states + (shared.slots[r] * op.shape.inner() + share.channels.first) * row_bytes, bytes,
+             &shared.states_full);
   }
 }
 

@@ -13,8 +13,8 @@
 // needs one: x is scaled by the norm's weight on its way in, and its product by 1 / rms of all of x, which each block
 // sums for itself.  The residual stays with the block that owns the output.
 //
-// Roles: eight warps compute, one keeps the ring of weights full, across layers, one thread fetches the next layer's
-// states.  Small parameters are asked for into L2 a layer ahead.
+// Roles: eight warps compute, one keeps the ring of weights full, across layers, one fetches the next layer's states.
+// Small parameters are asked for into L2 a layer ahead.
 //
 // Waiting: every block waits for all others, so all must run: the launch is cooperative, one block a multiprocessor,
 // and is not taken where the device has no room for that.  Numbers of exchanges rise from call to call and nothing is
@@ -316,7 +316,7 @@ __global__ void __launch_bounds__(block_threads, 1) decode_kernel(const __grid_c
       *reinterpret_cast<unsigned*>(op.exchange) = before + static_cast<unsigned>(op.shape.layers + 1);
   } else if (tid < consumer_threads + 32) {
     keep_weights_coming(op, memory);
-  } else if (tid == consumer_threads + 32) {
+  } else {
     keep_states_coming(op, memory);
   }
 #endif
