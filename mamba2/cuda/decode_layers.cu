@@ -204,8 +204,8 @@ __device__ __forceinline__ void Computing<S, N, Parts>::mix(int l) {
     while (!got.all);
     reinterpret_cast<float2*>(memory_.BC())[pair] = {got.values[0], got.values[1]};
   }
-  barrier_wait(&shared_.states_full, l % 2);
   meet();
+  barrier_wait(&shared_.states_full, l % 2);
   const int lane_in_row = tid() % row_lanes, at = lane_in_row * each, channels = share_.channels.count;
 #pragma unroll 1
   for (int r = 0; r < shape.rows; ++r) {
