@@ -33,7 +33,7 @@ struct WaitingNorm {
 /// What every op works with.
 class Context {
  public:
-  /// device: absent, it is the calling thread's, as it must be for all calls.
+  /// device: absent, it is the calling thread's.
   Context(Precision wanted, std::optional<int> device);
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;

@@ -238,6 +238,7 @@ std::vector<std::unique_ptr<Backend>> make_cuda_backends(cuda::Precision precisi
     require(problem.empty(), "GPU {} can't be used: {}", device, problem);
     devices.push_back(device);
   }
+  const cuda::CurrentDevice callers(0);  // each backend makes its own the thread's
   std::vector<std::unique_ptr<Communicator>> communicators = cuda::make_nccl_communicators(devices);
   for (const int device : devices) {
     backends.push_back(std::make_unique<CudaBackend>(precision, device, cuda::least_pending_bytes));

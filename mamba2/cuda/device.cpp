@@ -43,8 +43,23 @@ std::size_t OncePerDevice::current_index() {
   return index;
 }
 
+CurrentDevice::CurrentDevice(int index) {
+  check(cudaGetDevice(&before_), "find the current device");
+  check(cudaSetDevice(index), "choose a device");
+}
+
+CurrentDevice::~CurrentDevice() {
+  (void)cudaSetDevice(before_);
+}
+
+ChosenDevice::ChosenDevice(std::optional<int> index) {
+  if (!index) check(cudaGetDevice(&index_), "find the current device");
+  index_ = index.value_or(index_);
+  make_current();
+}
+
 void ChosenDevice::make_current() const {
-  if (index_) check(cudaSetDevice(*index_), "choose a device");
+  check(cudaSetDevice(index_), "choose a device");
 }
 
 }  // namespace mamba2::cuda

@@ -35,16 +35,28 @@ class OncePerDevice {
   std::array<std::once_flag, most_devices> done_;
 };
 
-/// The device that a backend works on: a given one, or whichever is the calling thread's.
-class ChosenDevice {
+/// Makes a device the calling thread's, until the end of the scope.
+class CurrentDevice {
  public:
-  explicit ChosenDevice(std::optional<int> index) : index_(index) { make_current(); }
-  /// For the calling thread, before it makes or launches anything.
-  void make_current() const;
-  int index() const { return index_.value_or(0); }
+  explicit CurrentDevice(int index);
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+  ~CurrentDevice();
 
  private:
-  std::optional<int> index_;
+  int before_ = 0;
+};
+
+/// The device that a backend works on: a given one, or whichever is the calling thread's when it is made.
+class ChosenDevice {
+ public:
+  explicit ChosenDevice(std::optional<int> index);
+  /// For the calling thread, before it makes or launches anything.
+  void make_current() const;
+  int index() const { return index_; }
+
+ private:
+  int index_ = 0;
 };
 
 }  // namespace mamba2::cuda
