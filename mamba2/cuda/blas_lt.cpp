@@ -71,13 +71,14 @@ void check_blas(cublasStatus_t status, const char* what) {
   require(status == CUBLAS_STATUS_SUCCESS, "CUDA: cuBLASLt: {}: status {}", what, static_cast<int>(status));
 }
 
-using Key = std::array<std::int64_t, 14>;
+using Key = std::array<std::int64_t, 15>;
 
 Key key_of(const Product& p) {
   return {p.rows,
           p.inputs,
           p.outputs,
           static_cast<std::int64_t>(p.dtype),
+          static_cast<std::int64_t>(p.out_dtype),
           p.x.stride,
           p.weight.stride,
           p.bias != nullptr,
@@ -141,8 +142,8 @@ Plan BlasLt::State::make_plan(const Product& p) const {
   Plan plan{.desc = {made, functions.desc_destroy},
             .weight = layout(data_type(p.dtype), p.inputs, p.outputs, p.weight.stride),
             .x = layout(data_type(p.dtype), p.inputs, p.rows, p.x.stride),
-            .add = layout(CUDA_R_32F, p.outputs, p.rows, has_add ? p.add.stride : p.out.stride),
-            .out = layout(CUDA_R_32F, p.outputs, p.rows, p.out.stride),
+            .add = layout(data_type(p.out_dtype), p.outputs, p.rows, has_add ? p.add.stride : p.out.stride),
+            .out = layout(data_type(p.out_dtype), p.outputs, p.rows, p.out.stride),
             .algorithm = {}};
   set(made, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
   set(made, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
@@ -205,6 +206,10 @@ bool BlasLt::takes(const Product& p) {
   const auto element = static_cast<std::int64_t>(element_size(p.dtype));
   return alignment(p.x.data) >= least && alignment(p.weight.data) >= least && p.inputs * element % least == 0 &&
          p.x.stride * element % least == 0 && p.weight.stride * element % least == 0;
+}
+
+bool BlasLt::knows(const Product& p) {
+  return state_->plan_of(p).algorithm.has_value();
 }
 
 bool BlasLt::multiply(const Product& p, cudaStream_t stream) {

@@ -1,6 +1,6 @@
 // Depthwise causal convolution: bound by memory, one read and one write of a row each.
 //
-// Parallel: runs of tokens x channels.  A thread owns Channels neighbouring channels (16 bytes where rows are aligned)
+// Parallel: runs of tokens x channels.  A thread owns four neighbouring channels (more take too many registers)
 // and walks run_tokens tokens, so that neighbouring threads read neighbouring channels of a row. In registers: the
 // weights, and the last 3 inputs as a window that shifts by one a token; so each input is read once, but for 3 rows
 // before a run, which its neighbour also reads (mostly from L2).  Rows are loaded ahead rows_ahead at a time, or a
@@ -12,6 +12,7 @@
 #include "mamba2/cuda/batch.cuh"
 #include "mamba2/cuda/causal_conv.h"
 #include "mamba2/cuda/check.h"
+#include "mamba2/cuda/early_launch.cuh"
 #include "mamba2/cuda/grid.cuh"
 
 namespace mamba2::cuda {
@@ -20,27 +21,51 @@ namespace {
 constexpr int block_threads = 128;
 constexpr int max_window = 4;  // conv_kernel of every published Mamba-2 model
 constexpr int rows_ahead = 8;
+constexpr int channels_each = 4;
 constexpr int long_run = 64, short_run = 16;  // tokens: few rows read twice, or enough blocks for a short prompt
 constexpr std::int64_t long_run_tokens = 4096;
 
+__host__ __device__ constexpr int run_tokens_of(std::int64_t tokens) {
+  return tokens >= long_run_tokens ? long_run : short_run;
+}
+
+/// A thread's channels of a row.
+template <class T>
+using Channels = std::conditional_t<sizeof(T) == 4, uint4, uint2>;
+template <class T>
+__device__ __forceinline__ Channels<T> load_channels(const T* from) {
+  return *reinterpret_cast<const Channels<T>*>(from);
+}
+template <class T>
+__device__ __forceinline__ void unpack_channels(float (&to)[channels_each], const Channels<T>& from) {
+  if constexpr (sizeof(T) == 4) {
+    unpack_vector<T>(to, from);
+  } else {
+    const float2 first = unpacked(from.x, T()), second = unpacked(from.y, T());
+    to[0] = first.x, to[1] = first.y, to[2] = second.x, to[3] = second.y;
+  }
+}
+
 template <class T, class S, class Out, int Kernel, bool Silu>
-__global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv conv, int run_tokens) {
-  constexpr int Channels = vector_elements<T>;
-  const int c = (static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x)) * Channels;
+__global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv conv) {
+  const int c = (static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x)) * channels_each;
   if (c >= conv.channels) return;
+  const int run_tokens = run_tokens_of(conv.batch.tokens);
   const std::int64_t first = grid_row() * run_tokens;
   if (first >= conv.batch.tokens) return;
   const std::int64_t last = min(first + run_tokens, conv.batch.tokens);
   const T* x = static_cast<const T*>(conv.x.data) + c;
   Out* out = static_cast<Out*>(conv.out.data) + c;
-  float weight[Kernel][Channels], bias[Channels];
+  float weight[Kernel][channels_each], bias[channels_each];
 #pragma unroll
-  for (int i = 0; i < Channels; ++i) {
+  for (int i = 0; i < channels_each; ++i) {
     bias[i] = conv.bias != nullptr ? conv.bias[c + i] : 0.0F;
 #pragma unroll
     for (int k = 0; k < Kernel; ++k) weight[k][i] = conv.weight[(c + i) * Kernel + k];
   }
-  float window[Kernel][Channels];  // [k]: the input that weight k meets at the next token; [Kernel - 1] is that token
+  float window[Kernel]
+              [channels_each];  // [k]: the input that weight k meets at the next token; [Kernel - 1] is that token
+  wait_for_previous();
   int sequence = sequence_of(conv.batch, first);
   auto refill = [&](std::int64_t token) {
     const std::int64_t start = conv.batch.sequence_start[sequence];
@@ -50,10 +75,11 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
     for (int k = 0; k < Kernel - 1; ++k) {
       const std::int64_t at = token - (Kernel - 1) + k;
       if (at >= start) {
-        unpack_vector<T>(window[k], load_vector(x + at * conv.x.stride));
+        unpack_channels<T>(window[k], load_channels<T>(x + at * conv.x.stride));
       } else {
 #pragma unroll
-        for (int i = 0; i < Channels; ++i) window[k][i] = as_float(state[i * (Kernel - 1) + (at - start + Kernel - 1)]);
+        for (int i = 0; i < channels_each; ++i)
+          window[k][i] = as_float(state[i * (Kernel - 1) + (at - start + Kernel - 1)]);
       }
     }
   };
@@ -61,15 +87,16 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
   for (std::int64_t t = first; t < last;) {
     const std::int64_t stop = min(last, static_cast<std::int64_t>(conv.batch.sequence_start[sequence + 1]));
     for (; t < stop; t += rows_ahead) {
-      uint4 rows[rows_ahead];
+      Channels<T> rows[rows_ahead];
 #pragma unroll
-      for (int r = 0; r < rows_ahead; ++r) rows[r] = t + r < stop ? load_vector(x + (t + r) * conv.x.stride) : uint4{};
+      for (int r = 0; r < rows_ahead; ++r)
+        rows[r] = t + r < stop ? load_channels<T>(x + (t + r) * conv.x.stride) : Channels<T>{};
 #pragma unroll
       for (int r = 0; r < rows_ahead; ++r) {
-        unpack_vector<T>(window[Kernel - 1], rows[r]);
-        float sum[Channels];
+        unpack_channels<T>(window[Kernel - 1], rows[r]);
+        float sum[channels_each];
 #pragma unroll
-        for (int i = 0; i < Channels; ++i) {
+        for (int i = 0; i < channels_each; ++i) {
           sum[i] = bias[i];
 #pragma unroll
           for (int k = 0; k < Kernel; ++k) sum[i] += weight[k][i] * window[k][i];
@@ -88,14 +115,16 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
 }
 
 template <class T, class S, class Out>
-__global__ void __launch_bounds__(block_threads) general_conv_kernel(const CausalConv conv, int run_tokens) {
+__global__ void __launch_bounds__(block_threads) general_conv_kernel(const CausalConv conv) {
   const int c = static_cast<int>(blockIdx.x) * block_threads + static_cast<int>(threadIdx.x);
   if (c >= conv.channels) return;
+  const int run_tokens = run_tokens_of(conv.batch.tokens);
   const std::int64_t first = grid_row() * run_tokens;
   if (first >= conv.batch.tokens) return;
   const std::int64_t last = min(first + run_tokens, conv.batch.tokens);
   const T* x = static_cast<const T*>(conv.x.data) + c;
   const int context = conv.conv_kernel - 1;
+  wait_for_previous();
   int sequence = sequence_of(conv.batch, first);
   for (std::int64_t t = first; t < last; ++t) {
     while (conv.batch.sequence_start[sequence + 1] <= t) ++sequence;
@@ -119,6 +148,7 @@ __global__ void __launch_bounds__(block_threads) replace_states_kernel(const Cau
   const int sequence = static_cast<int>(grid_row());
   if (sequence >= conv.batch.sequences) return;
   const int context = conv.conv_kernel - 1;
+  wait_for_previous();
   const std::int64_t start = conv.batch.sequence_start[sequence], end = conv.batch.sequence_start[sequence + 1];
   const std::int64_t tokens = end - start;
   if (tokens == 0) return;
@@ -131,36 +161,35 @@ __global__ void __launch_bounds__(block_threads) replace_states_kernel(const Cau
   }
 }
 
+/// Whether a thread's channels of a row can be moved at once.
 bool aligned(const void* data, std::int64_t stride, DType dtype) {
-  return reinterpret_cast<std::uintptr_t>(data) % vector_bytes == 0 &&
-         stride * static_cast<std::int64_t>(element_size(dtype)) % vector_bytes == 0;
+  return reinterpret_cast<std::uintptr_t>(data) % (channels_each * element_size(dtype)) == 0 &&
+         stride % channels_each == 0;
 }
 
 template <class T, class S, class Out>
 void launch(const CausalConv& conv, cudaStream_t stream) {
-  auto grid = [&](int channels_each, std::int64_t rows) {
-    const int threads = (conv.channels + channels_each - 1) / channels_each;
-    return grid_of_rows((threads + block_threads - 1) / block_threads, rows);
+  auto start = [&](void (*kernel)(const CausalConv), int channels, std::int64_t rows, const char* name) {
+    const int threads = (conv.channels + channels - 1) / channels;
+    launch_early(kernel, conv, grid_of_rows((threads + block_threads - 1) / block_threads, rows), block_threads, name,
+                 stream);
   };
-  const int run_tokens = conv.batch.tokens >= long_run_tokens ? long_run : short_run;
+  const int run_tokens = run_tokens_of(conv.batch.tokens);
   const std::int64_t runs = (conv.batch.tokens + run_tokens - 1) / run_tokens;
-  constexpr int wide = vector_elements<T>;
   if (runs > 0) {
-    const bool vectors = conv.conv_kernel == max_window && conv.channels % wide == 0 &&
+    const bool vectors = conv.conv_kernel == max_window && conv.channels % channels_each == 0 &&
                          aligned(conv.x.data, conv.x.stride, conv.dtype) &&
                          aligned(conv.out.data, conv.out.stride, conv.out_dtype);
     if (vectors && conv.activation == Activation::silu) {
-      conv_kernel<T, S, Out, max_window, true><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
+      start(conv_kernel<T, S, Out, max_window, true>, channels_each, runs, "causal_conv");
     } else if (vectors) {
-      conv_kernel<T, S, Out, max_window, false><<<grid(wide, runs), block_threads, 0, stream>>>(conv, run_tokens);
+      start(conv_kernel<T, S, Out, max_window, false>, channels_each, runs, "causal_conv");
     } else {
-      general_conv_kernel<T, S, Out><<<grid(1, runs), block_threads, 0, stream>>>(conv, run_tokens);
+      start(general_conv_kernel<T, S, Out>, 1, runs, "causal_conv");
     }
-    check_launch("causal_conv");
   }
   if (conv.batch.sequences > 0 && conv.conv_kernel > 1) {
-    replace_states_kernel<T, S><<<grid(1, conv.batch.sequences), block_threads, 0, stream>>>(conv);
-    check_launch("causal_conv (states)");
+    start(replace_states_kernel<T, S>, 1, conv.batch.sequences, "causal_conv (states)");
   }
 }
 

@@ -16,6 +16,7 @@
 #include "mamba2/cuda/pending_plan.h"
 #include "mamba2/cuda/piece_tokens.h"
 #include "mamba2/cuda/run_layers.h"
+#include "mamba2/cuda/run_prompt.h"
 #include "mamba2/tensor/quantized.h"
 
 namespace mamba2 {
@@ -90,6 +91,7 @@ class CudaBackend : public Backend {
   void compute(const Broadcast& op) override { enqueue_shared(op, cuda::broadcast); }
 
  private:
+  void compute_one_by_one(const MixerLayers& op);
   template <class Op, class Launch>
   void enqueue(const Op& op, Launch launch);
   template <class Op>
@@ -124,19 +126,29 @@ void CudaBackend::enqueue(const Op& op, Launch launch) {
   context_.recorder.add(words_, [&] { return cuda::Recorder::Launch([run, op] { run(op); }); });
 }
 
-/// One kernel where it takes the layers and pays, else their parts.
+/// One kernel where it takes the layers and pays; a prompt's with rows of 16 bits; else their parts.
 void CudaBackend::compute(const MixerLayers& op) {
   const auto matrix_of = [](const PreparedWeight& weight) -> const Tensor& {
     return static_cast<const cuda::CudaWeight&>(weight).matrix;
   };
   const bool takes = cuda::describe_layers(op, matrix_of, layers_) && cuda::decode_layers_pays(layers_.shape) &&
                      cuda::decode_layers_takes(layers_.shape);
-  if (!takes) return Backend::compute(op);
+  if (!takes) return compute_one_by_one(op);
   enqueue(layers_, [](cuda::Context& context, const cuda::DecodeLayers& layers) {
     cuda::DecodeLayers now = layers;
     now.exchange = context.exchange(layers.shape);
     cuda::decode_layers(now, context.stream());
   });
+}
+
+void CudaBackend::compute_one_by_one(const MixerLayers& op) {
+  context_.device.make_current();
+  for (const MixerLayer& layer : op.layers) {
+    if (cuda::prompt_layer_takes(context_, layer))
+      enqueue(layer, cuda::prompt_layer);
+    else
+      Backend::compute(MixerLayers{{&layer, 1}});
+  }
 }
 
 /// The context after everything asked for is on the stream.

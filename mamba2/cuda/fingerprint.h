@@ -49,6 +49,13 @@ class Fingerprint {
     all(17, op.x, op.weight, op.group_size, op.first_channel, op.eps, op.square_sums, op.out);
   }
   void add(const mamba2::Broadcast& op) { all(18, op.x); }
+  void add(const MixerLayer& op) {
+    all(20);
+    add(op.norm);
+    add(op.in_proj);
+    add(op.mixer);
+    add(op.out_proj);
+  }
   void add(const DecodeLayers& op) {
     const DecodeShape& s = op.shape;
     all(19, s.hidden, s.heads, s.state_size, s.layers, s.rows, s.state_element);

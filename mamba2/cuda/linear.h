@@ -29,6 +29,9 @@ struct LinearRows {
   InputNorm norm;  // few rows only
 };
 
+/// Elements of a weight below which a library call costs more than our own kernel, which also rounds nothing.
+constexpr std::int64_t least_library_elements = std::int64_t{1} << 16;
+
 /// The product of `count` of the rows from `first` on.
 LinearRows some_rows(const LinearRows& op, std::int64_t first, std::int64_t count);
 

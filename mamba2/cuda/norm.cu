@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(max_threads) rms_norm_kernel(const RmsNorm nor
   __shared__ float scratch[32];
   const std::int64_t r = blockIdx.x;
   const T* x = static_cast<const T*>(norm.x.data) + r * norm.x.stride;
-  T* out = static_cast<T*>(norm.out.data) + r * norm.out.stride;
+  T* out = norm.out.data != nullptr ? static_cast<T*>(norm.out.data) + r * norm.out.stride : nullptr;
   R* residual =
       norm.residual.data != nullptr ? static_cast<R*>(norm.residual.data) + r * norm.residual.stride : nullptr;
   auto* rounded_out =
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(max_threads) rms_norm_kernel(const RmsNorm nor
     float value[Wide];
 #pragma unroll
     for (int e = 0; e < Wide; ++e) value[e] = row[i + e] * scale * norm.weight[i + e];
-    write_run<T, Wide>(out + i, value);
+    if (out != nullptr) write_run<T, Wide>(out + i, value);
     if constexpr (std::is_same_v<T, float>) {
       if (rounded_out == nullptr) return;
       if constexpr (Wide == 1) {

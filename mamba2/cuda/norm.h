@@ -17,8 +17,8 @@ struct RmsNorm {
   Rows residual;             // read, replaced by residual + x, and normalised; data null: x itself is normalised
   DType residual_dtype = DType::f32;  // f32 or dtype
   const float* weight = nullptr;      // (width)
-  Rows out;
-  Rows rounded;  // bf16, the same where out is f32; data null: none
+  Rows out;                           // data null: none
+  Rows rounded;                       // bf16, the same where x is f32; data null: none
 };
 
 void rms_norm(const RmsNorm& norm, cudaStream_t stream);

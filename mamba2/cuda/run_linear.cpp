@@ -12,9 +12,6 @@
 namespace mamba2::cuda {
 namespace {
 
-// Elements of a weight below which a library call costs more than our own kernel, which also rounds nothing.
-constexpr std::int64_t least_library_elements = std::int64_t{1} << 16;
-
 const Tensor& matrix_of(const PreparedWeight* weight) {
   return static_cast<const CudaWeight*>(weight)->matrix;
 }

@@ -9,6 +9,7 @@
 #include "mamba2/cuda/pending_step.h"
 #include "mamba2/cuda/round_states.h"
 #include "mamba2/cuda/rows.h"
+#include "mamba2/cuda/run_prompt.h"
 #include "mamba2/cuda/ssd_scan.h"
 #include "mamba2/cuda/token_ops.h"
 
@@ -254,23 +255,21 @@ void step_with_pending(Context& context, const mamba2::Mixer& op, const MixerVie
   finish_step(context, op, views);
 }
 
-/// Many tokens, with x, B, C and y rounded to bf16 for the scan on tensor cores.
-bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
-  const std::int64_t tokens = op.batch.tokens;
-  if (!context.rounds() || tokens < least_rounded_tokens) return false;
-  constexpr std::int64_t element = 2;
-  const std::int64_t row = (views.conv_dim + 7) / 8 * 8;
+/// A tensor's memory as rows in bf16.
+Rows as_bf16(const Tensor& tensor) {
+  return {tensor.data, tensor.contiguous() ? tensor.size(1) : 2 * tensor.stride(0)};
+}
+
+/// The scan of a prompt on tensor cores: x, B, C and y in bf16, in the op's own work space.
+SsdScan rounded_scan(const mamba2::Mixer& op, const MixerViews& views) {
+  const Rows xBC = as_bf16(op.xBC);
+  const auto* const first = static_cast<const std::uint16_t*>(xBC.data);
   SsdScan scan;
   scan.shape = views.shape(op);
   scan.dtype = DType::bf16;
-  // Placed anywhere aligned until the size of the whole is known.
-  auto place = [&](std::byte* scratch) {
-    scan.x = {scratch, row};
-    scan.B = {scratch + views.inner * element, row};
-    scan.C = {scratch + (views.inner + views.groups_width) * element, row};
-    scan.out = {scratch + padded(static_cast<std::size_t>(tokens * row * element)), views.inner};
-  };
-  place(static_cast<std::byte*>(context.scratch(1)));
+  scan.x = {first, xBC.stride};
+  scan.B = {first + views.inner, xBC.stride};
+  scan.C = {first + views.inner + views.groups_width, xBC.stride};
   scan.dt = op.dt.as<float>();
   scan.dt_stride = op.dt.stride(0);
   scan.A_log = floats(op.A_log);
@@ -279,36 +278,59 @@ bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews&
   require_packed(op.ssm_state, "ssm_state");
   scan.ssm_state = op.ssm_state.data;
   scan.state_dtype = op.ssm_state.dtype;
-  if (!ssd_scan_is_tuned(scan, current_device().compute_capability)) return false;
-  const Rounding rounding = rounding_of(op);
-  const std::size_t values = padded(static_cast<std::size_t>(tokens * row * element)) +
-                             padded(static_cast<std::size_t>(tokens * views.inner * element));
-  auto* const scratch = static_cast<std::byte*>(context.scratch(values + scan_workspace(scan, rounding)));
-  place(scratch);
+  scan.out = as_bf16(op.y);
+  return scan;
+}
 
+bool rounds_prompt(const Context& context, const mamba2::Mixer& op, const SsdScan& scan) {
+  return context.rounds() && op.batch.tokens >= least_rounded_tokens &&
+         ssd_scan_is_tuned(scan, current_device().compute_capability);
+}
+
+/// A prompt's mixer but for its MLP.
+void run_rounded(Context& context, const mamba2::Mixer& op, const MixerViews& views, const SsdScan& scan,
+                 const PromptRows& prompt) {
+  const Rounding rounding = rounding_of(op);
+  void* const workspace = context.scratch(scan_workspace(scan, rounding));
   CausalConv conv = conv_of(views.xBC, op.conv_weight, op.conv_bias, op.act, op.batch, op.conv_state);
+  conv.dtype = prompt.dtype;
+  conv.x = prompt.xBC;
   conv.out_dtype = DType::bf16;
-  conv.out = {scratch, row};
+  conv.out = as_bf16(op.xBC);
   cuda::causal_conv(conv, context.stream());
-  softplus_dt(time_step_of(views.dt_raw, op.dt_bias, op.limit, op.dt), context.stream());
-  run_scan(context, scan, rounding, scratch + values);
+  SoftplusDt time_step = time_step_of(views.dt_raw, op.dt_bias, op.limit, op.dt);
+  time_step.dt_raw = prompt.dt_raw;
+  softplus_dt(time_step, context.stream());
+  run_scan(context, scan, rounding, workspace);
   const ConstRows y{scan.out.data, scan.out.stride};
-  if (op.norm_weight.empty()) {
-    activate({.rows = tokens,
-              .width = extent(views.inner, "intermediate_size"),
-              .value = y,
-              .gate = const_rows(views.z),
-              .value_dtype = DType::bf16,
-              .activation = Activation::silu,
-              .out = rows(views.y)},
-             context.stream());
-  } else {
-    GatedRmsNorm norm = norm_of(op, views);
-    norm.y_dtype = DType::bf16;
-    norm.y = y;
-    norm.z = const_rows(views.z);
-    cuda::gated_rms_norm(norm, context.stream());
-  }
+  if (op.norm_weight.empty())
+    return activate({.rows = op.batch.tokens,
+                     .width = extent(views.inner, "intermediate_size"),
+                     .value = y,
+                     .gate = prompt.z,
+                     .value_dtype = DType::bf16,
+                     .activation = Activation::silu,
+                     .out = prompt.out},
+                    context.stream());
+  GatedRmsNorm norm = norm_of(op, views);
+  norm.dtype = prompt.dtype;
+  norm.y_dtype = DType::bf16;
+  norm.y = y;
+  norm.z = prompt.z;
+  norm.out = prompt.out;
+  cuda::gated_rms_norm(norm, context.stream());
+}
+
+/// Many tokens, with x, B, C and y rounded to bf16 for the scan on tensor cores.
+bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
+  const SsdScan scan = rounded_scan(op, views);
+  if (!rounds_prompt(context, op, scan)) return false;
+  run_rounded(context, op, views, scan,
+              {.dtype = DType::f32,
+               .z = const_rows(views.z),
+               .xBC = const_rows(views.xBC),
+               .dt_raw = const_rows(views.dt_raw),
+               .out = rows(views.y)});
   mlp_part(context, op, views.mlp);
   return true;
 }
@@ -374,6 +396,18 @@ bool fused_mixer(Context& context, const mamba2::Mixer& op) {
     return true;
   }
   return fused_step(context, op, views) || rounded_prompt(context, op, views);
+}
+
+bool prompt_mixer_takes(const Context& context, const mamba2::Mixer& op) {
+  const MixerViews views(op);
+  const bool steps = op.batch.tokens == op.batch.sequences && op.batch.longest == 1;
+  return !steps && views.mlp == 0 && !op.norm_weight.empty() && op.square_sums.empty() &&
+         rounds_prompt(context, op, rounded_scan(op, views));
+}
+
+void prompt_mixer(Context& context, const mamba2::Mixer& op, const PromptRows& prompt) {
+  const MixerViews views(op);
+  run_rounded(context, op, views, rounded_scan(op, views), prompt);
 }
 
 }  // namespace mamba2::cuda

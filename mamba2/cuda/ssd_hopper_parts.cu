@@ -128,6 +128,7 @@ __global__ void __launch_bounds__(block_threads, 1)
   extern __shared__ std::byte shared_memory[];
   auto& shared = *reinterpret_cast<PartShared<N>*>(
       shared_memory + (panel_atom_bytes - shared_address(shared_memory) % panel_atom_bytes) % panel_atom_bytes);
+  wait_for_kernel_before();
   let_next_kernel_start();
   const int entry = static_cast<int>(grid_row());
   const Piece piece = find_piece(scan.batch, tiles, entry, [&](int tokens) { return entries_of(tokens, tiles); });
@@ -190,8 +191,17 @@ void launch(const SsdScan& scan, const SsdTiles& tiles, const SsdMaps& maps, con
   const int per_group = scan.shape.num_heads / scan.shape.n_groups;
   const int head_blocks = scan.shape.n_groups * ((per_group + heads_per_block - 1) / heads_per_block);
   const dim3 grid = grid_of_rows(head_blocks, tiles.parts_bound);
-  kernel<<<grid, block_threads, shared_bytes, stream>>>(scan, tiles, maps, parts);
-  check_launch("ssd_scan (first pass)");
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block_threads;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, scan, tiles, maps, parts), "ssd_scan (first pass)");
 }
 
 }  // namespace

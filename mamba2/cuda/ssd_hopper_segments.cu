@@ -444,6 +444,7 @@ __global__ void __launch_bounds__(block_threads, 1)
     const int parts_before = piece.index * (tiles.segment_tokens / tiles.part_tokens);
     StateFragment<N> state = {};
     wait_for_kernel_before();
+    let_next_kernel_start();
     if (entries_of(static_cast<int>(sequence_end - start), tiles) == 0) {
       read_state<S, N>(state, slot_state, lane);
     } else {

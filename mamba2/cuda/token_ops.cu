@@ -2,6 +2,7 @@
 // tune beyond coalesced rows.
 #include "mamba2/cuda/activation.cuh"
 #include "mamba2/cuda/check.h"
+#include "mamba2/cuda/early_launch.cuh"
 #include "mamba2/cuda/token_ops.h"
 
 namespace mamba2::cuda {
@@ -23,6 +24,7 @@ __global__ void __launch_bounds__(block_threads) embedding_kernel(const Embeddin
 template <class T>
 __global__ void __launch_bounds__(block_threads) softplus_dt_kernel(const SoftplusDt op) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
+  wait_for_previous();
   if (i >= op.tokens * op.num_heads) return;
   const std::int64_t t = i / op.num_heads;
   const int h = static_cast<int>(i % op.num_heads);
@@ -47,10 +49,10 @@ void softplus_dt(const SoftplusDt& op, cudaStream_t stream) {
   const std::int64_t elements = op.tokens * op.num_heads;
   if (elements == 0) return;
   with_element_type(op.dtype, "softplus_dt", [&](auto element) {
-    softplus_dt_kernel<typename decltype(element)::type>
-        <<<static_cast<unsigned>((elements + block_threads - 1) / block_threads), block_threads, 0, stream>>>(op);
+    launch_early(softplus_dt_kernel<typename decltype(element)::type>, op,
+                 dim3(static_cast<unsigned>((elements + block_threads - 1) / block_threads)), block_threads,
+                 "softplus_dt", stream);
   });
-  check_launch("softplus_dt");
 }
 
 }  // namespace mamba2::cuda

@@ -67,6 +67,10 @@ Body mixer_of(const MixerShape& m, const std::vector<std::int64_t>& lengths) {
     const Batch batch = o.batch(lengths);
     const std::int64_t heads = s.heads(), inner = heads * s.head_dim;
     const std::int64_t conv_dim = inner + 2 * s.groups * s.state_size, tokens = batch.tokens;
+    // with gaps between rows, but where the scan on tensor cores needs them aligned
+    auto work_space = [&](std::int64_t width) {
+      return width % 4 == 0 ? o.dense(Shape{tokens, width}) : o.unwritten(tokens, width);
+    };
     Mixer op{.projected = o.dense(Shape{tokens, 2 * m.mlp + inner + conv_dim + heads}),
              .conv_weight = o.dense(Shape{conv_dim, m.kernel}, 0.5),
              .conv_bias = o.dense(Shape{conv_dim}),
@@ -82,9 +86,9 @@ Body mixer_of(const MixerShape& m, const std::vector<std::int64_t>& lengths) {
              .batch = batch,
              .conv_state = o.dense(Shape{batch.sequences + 1, conv_dim, m.kernel - 1}),
              .ssm_state = o.dense(Shape{batch.sequences + 1, heads, s.head_dim, s.state_size}),
-             .xBC = o.unwritten(tokens, conv_dim),
+             .xBC = work_space(conv_dim),
              .dt = o.unwritten(tokens, heads),
-             .y = o.unwritten(tokens, inner),
+             .y = work_space(inner),
              .out = o.unwritten(tokens, m.mlp + inner)};
     if (m.weighted) op.norm_weight = o.dense(Shape{inner});
     o.backend().run(op);

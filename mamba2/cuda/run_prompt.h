@@ -1,0 +1,28 @@
+#pragma once
+
+#include "mamba2/cuda/context.h"
+
+/// Mixer layers of prompts with rows of 16 bits between their kernels.
+namespace mamba2::cuda {
+
+/// What a prompt's mixer reads and leaves.
+struct PromptRows {
+  DType dtype = DType::f32;  // of z, xBC and out: f32 | bf16
+  ConstRows z, xBC;
+  ConstRows dt_raw;  // f32
+  Rows out;          // bf16 only where the mixer has a gated norm
+};
+
+/// Whether prompt_mixer computes this: a prompt that may be rounded, on tensor cores, of a mixer that has a gated norm
+/// and no MLP.
+bool prompt_mixer_takes(const Context& context, const mamba2::Mixer& op);
+/// The mixer with its operands elsewhere than in op.projected and op.out.
+void prompt_mixer(Context& context, const mamba2::Mixer& op, const PromptRows& prompt);
+
+/// Whether prompt_layer computes this: such a mixer between matrices in bf16.
+bool prompt_layer_takes(Context& context, const MixerLayer& layer);
+/// The layer: its input normed into bf16, in_proj's product in bf16 but for dt in f32, the gated norm's result in bf16.
+/// All of them lie in the memory of the op's operands, so they need none of their own.
+void prompt_layer(Context& context, const MixerLayer& layer);
+
+}  // namespace mamba2::cuda
