@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "mamba2/cuda/activation.cuh"
 #include "mamba2/cuda/element.cuh"
 #include "mamba2/cuda/grid.cuh"
 #include "mamba2/cuda/hopper.cuh"
@@ -202,30 +203,38 @@ class DtAhead {
   using Buffer = float[depth][chunk];
 
   __device__ DtAhead(Buffer& buffer, const SsdScan& scan, int head)
-      : buffer_(buffer), dt_(scan.dt + head), stride_(scan.dt_stride) {}
+      : buffer_(buffer), scan_(scan), dt_(scan.dt + head), bias_(scan.dt_bias != nullptr ? scan.dt_bias[head] : 0.0F) {}
 
   /// Starts copying the chunk whose first token is `first` into place i; tokens from `end` on count as zero, so that
   /// they neither decay nor add.
   __device__ void start(int i, std::int64_t first, std::int64_t end) {
     for (int e = 0; e < 2; ++e) {
       const std::int64_t token = first + 2 * lane() + e;
-      copy_float(&buffer_[i % depth][2 * lane() + e], dt_ + min(token, end - 1) * stride_, token < end);
+      copy_float(&buffer_[i % depth][2 * lane() + e], dt_ + min(token, end - 1) * scan_.dt_stride, token < end);
     }
     commit_copies();
   }
   /// Counts as a start where there is no chunk left.
   __device__ void start_nothing() { commit_copies(); }
-  /// What was started `depth - 1` starts before the last one.
-  __device__ float2 finish(int i) {
+  /// What was started `depth - 1` starts before the last one; `valid` of its tokens come before the end.
+  __device__ float2 finish(int i, int valid) {
     wait_copies<depth - 1>();
-    return *reinterpret_cast<const float2*>(&buffer_[i % depth][2 * lane()]);
+    float2 dt = *reinterpret_cast<const float2*>(&buffer_[i % depth][2 * lane()]);
+    if (scan_.dt_bias == nullptr) return dt;
+    dt.x = 2 * lane() < valid ? time_step(dt.x) : 0.0F;
+    dt.y = 2 * lane() + 1 < valid ? time_step(dt.y) : 0.0F;
+    return dt;
   }
 
  private:
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ float time_step(float raw) const {
+    return fminf(fmaxf(softplus(raw + bias_), scan_.dt_min), scan_.dt_max);
+  }
   Buffer& buffer_;
+  const SsdScan& scan_;
   const float* dt_;
-  std::int64_t stride_;
+  float bias_;
 };
 
 /// Calls f(element, state, state_size) with the types and the size that the tensor core path is built for.

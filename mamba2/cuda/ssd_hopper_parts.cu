@@ -75,7 +75,7 @@ __device__ void weigh_part(PartShared<N>& shared, const SsdScan& scan, int head,
   for (int i = 0; i < part.chunks; ++i) {
     const int s = i % stages;
     start(i + DtAhead::depth - 1);
-    const float2 dt = ahead.finish(i);
+    const float2 dt = ahead.finish(i, chunk);
     const float2 sum = running_sum({dt.x * rate, dt.y * rate});
     const float whole = __shfl_sync(0xFFFFFFFFU, sum.y, 31);
     barrier_wait(&shared.empty[s], (i / stages + 1) % 2);

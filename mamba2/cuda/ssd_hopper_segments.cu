@@ -129,7 +129,7 @@ __device__ void prepare_decays(SegmentShared<N>& shared, const SsdScan& scan, in
   for (int i = 0; i < chunks; ++i) {
     const int s = i % stages;
     start(i + DtAhead::depth - 1);
-    const float2 dt = ahead.finish(i);
+    const float2 dt = ahead.finish(i, segment.valid(i));
     barrier_wait(&shared.empty[s], (i / stages + 1) % 2);
     write_decays(shared.decays[s][index], dt, rate);
     barrier_arrive(&shared.full[s]);

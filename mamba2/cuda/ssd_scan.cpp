@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "mamba2/base/error.h"
 #include "mamba2/cuda/device.h"
 
 namespace mamba2::cuda {
@@ -61,6 +62,7 @@ void ssd_scan(const SsdScan& scan, void* workspace, cudaStream_t stream) {
   if (ssd_scan_is_tuned(scan, device.compute_capability)) {
     ssd_scan_hopper(scan, workspace, device.multiprocessors, stream);
   } else {
+    require(scan.dt_bias == nullptr, "CUDA: a scan without tensor cores takes dt after softplus");
     ssd_scan_general(scan, stream);
   }
 }

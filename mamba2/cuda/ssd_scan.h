@@ -28,8 +28,11 @@ struct SsdScan {
   ConstRows x;                // (tokens, num_heads * head_dim)
   ConstRows B, C;             // (tokens, n_groups * state_size)
   ConstRows z;                // like x; data null: no gate
-  const float* dt = nullptr;  // (tokens, num_heads), after bias, softplus and limit
+  const float* dt = nullptr;  // (tokens, num_heads), after bias, softplus and limit where dt_bias is null
   std::int64_t dt_stride = 0;
+  // (num_heads); null: dt is what it is, else min(max(softplus(dt + bias), dt_min), dt_max): tensor core path alone
+  const float* dt_bias = nullptr;
+  float dt_min = 0.0F, dt_max = 0.0F;
   const float* A_log = nullptr;  // (num_heads)
   const float* D = nullptr;      // (num_heads) or (num_heads, head_dim); null: none
   int D_head_stride = 1;         // elements from head to head: 1 or head_dim

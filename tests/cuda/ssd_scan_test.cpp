@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "mamba2/cuda/device.h"
+#include "mamba2/cuda/token_ops.h"
 #include "tests/cuda/support.h"
 
 namespace mamba2::cuda {
@@ -23,6 +24,8 @@ struct Case {
   bool gated = false;
   bool D_per_channel = false;
   std::vector<double> x, B, C, z, dt, A_log, A, D, state;
+  std::vector<double> dt_bias;  // where there is one, dt is what it is before bias, softplus and limit
+  float dt_min = 0.0F, dt_max = 0.0F;
 
   int tokens() const { return sequence_start.back(); }
   int sequences() const { return static_cast<int>(slots.size()); }
@@ -126,7 +129,7 @@ Result on_device(const Case& c, Path path) {
   const DeviceArray x(with_gaps(c.x, width, c.padding), c.dtype), z(with_gaps(c.z, width, c.padding), c.dtype);
   const DeviceArray B(with_gaps(c.B, shared, c.padding), c.dtype), C(with_gaps(c.C, shared, c.padding), c.dtype);
   const DeviceArray dt(c.dt, DType::f32), A_log(c.A_log, DType::f32), D(c.D, DType::f32), state(c.state, c.state_dtype);
-  const DeviceArray start(c.sequence_start), slots(c.slots), out(x.size());
+  const DeviceArray start(c.sequence_start), slots(c.slots), out(x.size()), dt_bias(c.dt_bias, DType::f32);
   SsdScan scan;
   scan.shape = c.shape;
   scan.dtype = c.dtype;
@@ -136,6 +139,9 @@ Result on_device(const Case& c, Path path) {
   if (c.gated) scan.z = {z.data(), x_stride};
   scan.dt = dt.floats();
   scan.dt_stride = c.shape.num_heads;
+  if (!c.dt_bias.empty()) scan.dt_bias = dt_bias.floats();
+  scan.dt_min = c.dt_min;
+  scan.dt_max = c.dt_max;
   scan.A_log = A_log.floats();
   scan.D = D.floats();
   scan.D_head_stride = c.D_per_channel ? c.shape.head_dim : 1;
@@ -255,6 +261,33 @@ TEST_F(SsdScanTensorCores, GivesEqualBitsWhenRunTwice) {
   const Result first = on_device(c, Path::tensor_cores), second = on_device(c, Path::tensor_cores);
   EXPECT_EQ(first.out, second.out);
   EXPECT_EQ(first.state, second.state);
+}
+
+TEST_F(SsdScanTensorCores, TakesDtBeforeItsSoftplus) {
+  Random random(9);
+  const int heads = 6;
+  Case before = random_case({heads, 64, 2, 128}, DType::bf16, DType::f32, {700, 1, 129}, random);
+  before.dt = rounded_to(normal_values(before.dt.size(), random, 3.0), DType::f32);
+  before.dt_bias = rounded_to(normal_values(heads, random), DType::f32);
+  before.dt_min = 0.001F;
+  before.dt_max = 2.5F;
+  const DeviceArray raw(before.dt, DType::f32), bias(before.dt_bias, DType::f32), dt(raw.size());
+  SoftplusDt step;
+  step.tokens = before.tokens();
+  step.num_heads = heads;
+  step.dt_raw = {raw.data(), heads};
+  step.bias = bias.floats();
+  step.dt_min = before.dt_min;
+  step.dt_max = before.dt_max;
+  step.dt = static_cast<float*>(dt.data());
+  step.dt_stride = heads;
+  softplus_dt(step, nullptr);
+  Case after = before;
+  after.dt = dt.download(DType::f32);
+  after.dt_bias.clear();
+  const Result got = on_device(before, Path::tensor_cores), want = on_device(after, Path::tensor_cores);
+  EXPECT_EQ(got.out, want.out);
+  EXPECT_EQ(got.state, want.state);
 }
 
 TEST_F(SsdScanTensorCores, KeepsInfinitiesInTheirSequence) {
