@@ -3,11 +3,11 @@
 // Parallel: runs of tokens x channels.  A thread owns four neighbouring channels (more take too many registers)
 // and walks run_tokens tokens, so that neighbouring threads read neighbouring channels of a row. In registers: the
 // weights, and the last 3 inputs as a window that shifts by one a token; so each input is read once, but for 3 rows
-// before a run, which its neighbour also reads (mostly from L2).  Rows are loaded ahead rows_ahead at a time, or a
-// thread would wait for each. Ragged: a run looks up the sequence of its first token and refills the window from the
-// state where the next begins. Other kernel widths, and rows that are not aligned, keep no window and read each tap
-// again; that is the general form. The states are replaced by a second, small launch: another block may still read the
-// old ones as left context.
+// before a run, which its neighbour also reads (mostly from L2).  Rows are loaded rows_ahead at a time, while those
+// before are worked on, or a thread would wait for each. Ragged: a run looks up the sequence of its first token and
+// refills the window from the state where the next begins. Other kernel widths, and rows that are not aligned, keep no
+// window and read each tap again; that is the general form. The states are replaced by a second, small launch: another
+// block may still read the old ones as left context.
 #include "mamba2/cuda/activation.cuh"
 #include "mamba2/cuda/batch.cuh"
 #include "mamba2/cuda/causal_conv.h"
@@ -86,11 +86,18 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const CausalConv co
   refill(first);
   for (std::int64_t t = first; t < last;) {
     const std::int64_t stop = min(last, static_cast<std::int64_t>(conv.batch.sequence_start[sequence + 1]));
+    Channels<T> ahead[rows_ahead];
+    auto load = [&](std::int64_t token) {
+#pragma unroll
+      for (int r = 0; r < rows_ahead; ++r)
+        ahead[r] = token + r < stop ? load_channels<T>(x + (token + r) * conv.x.stride) : Channels<T>{};
+    };
+    load(t);
     for (; t < stop; t += rows_ahead) {
       Channels<T> rows[rows_ahead];
 #pragma unroll
-      for (int r = 0; r < rows_ahead; ++r)
-        rows[r] = t + r < stop ? load_channels<T>(x + (t + r) * conv.x.stride) : Channels<T>{};
+      for (int r = 0; r < rows_ahead; ++r) rows[r] = ahead[r];
+      load(t + rows_ahead);
 #pragma unroll
       for (int r = 0; r < rows_ahead; ++r) {
         unpack_channels<T>(window[Kernel - 1], rows[r]);
