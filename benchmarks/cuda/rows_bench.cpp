@@ -42,7 +42,7 @@ void bench_norms(int tokens, int width) {
   GatedRmsNorm gated;
   gated.rows = tokens;
   gated.width = width;
-  gated.dtype = gated.y_dtype = DType::bf16;
+  gated.y_dtype = gated.z_dtype = gated.out_dtype = DType::bf16;
   gated.y = {x.data(), width};
   gated.z = {z.data(), width};
   gated.weight = weight.floats();

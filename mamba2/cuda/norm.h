@@ -31,11 +31,11 @@ struct GatedRmsNorm {
   int groups = 1;  // divides width
   bool norm_before_gate = false;
   float eps = 1e-5F;
-  DType dtype = DType::f32;       // of z and out: f32 | f16 | bf16
-  DType y_dtype = DType::f32;     // dtype, or bf16 where that is f32
+  // f32, f16 or bf16, all alike; or y bf16, z f32 and out either of them
+  DType y_dtype = DType::f32, z_dtype = DType::f32, out_dtype = DType::f32;
   ConstRows y, z;                 // z data null: no gate
   const float* weight = nullptr;  // (width)
-  Rows out;                       // may be y where dtypes are equal
+  Rows out;                       // may be y where their dtypes are equal
 };
 
 void gated_rms_norm(const GatedRmsNorm& norm, cudaStream_t stream);

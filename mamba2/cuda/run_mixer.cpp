@@ -260,7 +260,7 @@ Rows as_bf16(const Tensor& tensor) {
   return {tensor.data, tensor.contiguous() ? tensor.size(1) : 2 * tensor.stride(0)};
 }
 
-/// The scan of a prompt on tensor cores: x, B, C and y in bf16, in the op's own work space.
+/// The scan of a prompt on tensor cores: x, B, C and y in bf16, in the op's own work space; dt is still to be named.
 SsdScan rounded_scan(const mamba2::Mixer& op, const MixerViews& views) {
   const Rows xBC = as_bf16(op.xBC);
   const auto* const first = static_cast<const std::uint16_t*>(xBC.data);
@@ -270,8 +270,9 @@ SsdScan rounded_scan(const mamba2::Mixer& op, const MixerViews& views) {
   scan.x = {first, xBC.stride};
   scan.B = {first + views.inner, xBC.stride};
   scan.C = {first + views.inner + views.groups_width, xBC.stride};
-  scan.dt = op.dt.as<float>();
-  scan.dt_stride = op.dt.stride(0);
+  scan.dt_bias = floats(op.dt_bias);
+  scan.dt_min = static_cast<float>(op.limit.min);
+  scan.dt_max = static_cast<float>(op.limit.max);
   scan.A_log = floats(op.A_log);
   set_D(scan, op.D);
   scan.batch = batch_of(op.batch);
@@ -282,14 +283,16 @@ SsdScan rounded_scan(const mamba2::Mixer& op, const MixerViews& views) {
   return scan;
 }
 
-bool rounds_prompt(const Context& context, const mamba2::Mixer& op, const SsdScan& scan) {
+bool rounds_prompt(const Context& context, const mamba2::Mixer& op, const MixerViews& views) {
   return context.rounds() && op.batch.tokens >= least_rounded_tokens &&
-         ssd_scan_is_tuned(scan, current_device().compute_capability);
+         ssd_scan_is_tuned(rounded_scan(op, views), current_device().compute_capability);
 }
 
 /// A prompt's mixer but for its MLP.
-void run_rounded(Context& context, const mamba2::Mixer& op, const MixerViews& views, const SsdScan& scan,
-                 const PromptRows& prompt) {
+void run_rounded(Context& context, const mamba2::Mixer& op, const MixerViews& views, const PromptRows& prompt) {
+  SsdScan scan = rounded_scan(op, views);
+  scan.dt = static_cast<const float*>(prompt.dt_raw.data);
+  scan.dt_stride = prompt.dt_raw.stride;
   const Rounding rounding = rounding_of(op);
   void* const workspace = context.scratch(scan_workspace(scan, rounding));
   CausalConv conv = conv_of(views.xBC, op.conv_weight, op.conv_bias, op.act, op.batch, op.conv_state);
@@ -298,9 +301,6 @@ void run_rounded(Context& context, const mamba2::Mixer& op, const MixerViews& vi
   conv.out_dtype = DType::bf16;
   conv.out = as_bf16(op.xBC);
   cuda::causal_conv(conv, context.stream());
-  SoftplusDt time_step = time_step_of(views.dt_raw, op.dt_bias, op.limit, op.dt);
-  time_step.dt_raw = prompt.dt_raw;
-  softplus_dt(time_step, context.stream());
   run_scan(context, scan, rounding, workspace);
   const ConstRows y{scan.out.data, scan.out.stride};
   if (op.norm_weight.empty())
@@ -313,8 +313,9 @@ void run_rounded(Context& context, const mamba2::Mixer& op, const MixerViews& vi
                      .out = prompt.out},
                     context.stream());
   GatedRmsNorm norm = norm_of(op, views);
-  norm.dtype = prompt.dtype;
   norm.y_dtype = DType::bf16;
+  norm.z_dtype = prompt.dtype;
+  norm.out_dtype = prompt.out_dtype;
   norm.y = y;
   norm.z = prompt.z;
   norm.out = prompt.out;
@@ -323,10 +324,10 @@ void run_rounded(Context& context, const mamba2::Mixer& op, const MixerViews& vi
 
 /// Many tokens, with x, B, C and y rounded to bf16 for the scan on tensor cores.
 bool rounded_prompt(Context& context, const mamba2::Mixer& op, const MixerViews& views) {
-  const SsdScan scan = rounded_scan(op, views);
-  if (!rounds_prompt(context, op, scan)) return false;
-  run_rounded(context, op, views, scan,
+  if (!rounds_prompt(context, op, views)) return false;
+  run_rounded(context, op, views,
               {.dtype = DType::f32,
+               .out_dtype = DType::f32,
                .z = const_rows(views.z),
                .xBC = const_rows(views.xBC),
                .dt_raw = const_rows(views.dt_raw),
@@ -402,12 +403,12 @@ bool prompt_mixer_takes(const Context& context, const mamba2::Mixer& op) {
   const MixerViews views(op);
   const bool steps = op.batch.tokens == op.batch.sequences && op.batch.longest == 1;
   return !steps && views.mlp == 0 && !op.norm_weight.empty() && op.square_sums.empty() &&
-         rounds_prompt(context, op, rounded_scan(op, views));
+         rounds_prompt(context, op, views);
 }
 
 void prompt_mixer(Context& context, const mamba2::Mixer& op, const PromptRows& prompt) {
   const MixerViews views(op);
-  run_rounded(context, op, views, rounded_scan(op, views), prompt);
+  run_rounded(context, op, views, prompt);
 }
 
 }  // namespace mamba2::cuda

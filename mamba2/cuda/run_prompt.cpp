@@ -1,5 +1,7 @@
 #include "mamba2/cuda/run_prompt.h"
 
+#include <optional>
+
 #include "mamba2/base/error.h"
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/norm.h"
@@ -41,6 +43,9 @@ Product product_of(const Rows& x, const Tensor& weight, std::int64_t rows) {
   return product;
 }
 
+// Tokens from which on half the bytes of z, x, B and C are worth a product of its own for dt, some 10 us.
+constexpr std::int64_t least_halved_tokens = 1024;
+
 /// A layer's products.
 struct PromptProducts {
   explicit PromptProducts(const MixerLayer& layer) {
@@ -48,18 +53,38 @@ struct PromptProducts {
     const Tensor &projected = layer.in_proj.out, &in = matrix_of(layer.in_proj), &out = matrix_of(layer.out_proj);
     const std::int64_t zxBC_width = projected.size(1) - heads;
     const Rows normed = halved(layer.norm.out, in.size(1));
-    zxBC = product_of(normed, in.slice(0, 0, zxBC_width), tokens);
-    zxBC.out = halved(projected, zxBC_width);
-    zxBC.out_dtype = DType::bf16;
-    dt = product_of(normed, in.slice(0, zxBC_width, heads), tokens);
-    dt.out = behind_halved(projected, zxBC_width);
+    if (tokens >= least_halved_tokens) {
+      zxBC = product_of(normed, in.slice(0, 0, zxBC_width), tokens);
+      zxBC.out = halved(projected, zxBC_width);
+      zxBC.out_dtype = DType::bf16;
+      dt = product_of(normed, in.slice(0, zxBC_width, heads), tokens);
+      dt->out = behind_halved(projected, zxBC_width);
+    } else {
+      zxBC = product_of(normed, in, tokens);
+      zxBC.out = rows(projected);
+    }
     out_proj = product_of(halved(layer.mixer.out, out.size(1)), out, tokens);
     out_proj.bias = floats(layer.out_proj.bias);
     out_proj.add = const_rows(layer.out_proj.add);
     out_proj.out = rows(layer.out_proj.out);
   }
 
-  Product zxBC, dt, out_proj;
+  PromptRows rows_between(const MixerLayer& layer) const {
+    const std::int64_t inner = out_proj.inputs, heads = layer.mixer.ssm_state.size(1);
+    const auto* const first = static_cast<const std::byte*>(zxBC.out.data);
+    const auto element = static_cast<std::int64_t>(element_size(zxBC.out_dtype));
+    const ConstRows last_columns{first + (layer.in_proj.out.size(1) - heads) * element, zxBC.out.stride};
+    return {.dtype = zxBC.out_dtype,
+            .out_dtype = DType::bf16,
+            .z = {first, zxBC.out.stride},
+            .xBC = {first + inner * element, zxBC.out.stride},
+            .dt_raw = dt ? read(dt->out) : last_columns,
+            .out = halved(layer.mixer.out, inner)};
+  }
+
+  Product zxBC;               // and dt, where that has none of its own
+  std::optional<Product> dt;  // in f32
+  Product out_proj;
 };
 
 /// A matrix that large products meet in bf16.
@@ -88,7 +113,7 @@ bool prompt_layer_takes(Context& context, const MixerLayer& layer) {
       context.blas == nullptr || !prompt_mixer_takes(context, layer.mixer))
     return false;
   const PromptProducts products(layer);
-  return takes(*context.blas, products.zxBC) && takes(*context.blas, products.dt) &&
+  return takes(*context.blas, products.zxBC) && (!products.dt || takes(*context.blas, *products.dt)) &&
          takes(*context.blas, products.out_proj);
 }
 
@@ -102,17 +127,9 @@ void prompt_layer(Context& context, const MixerLayer& layer) {
   norm.weight = floats(layer.norm.weight);
   norm.rounded = halved(layer.norm.out, norm.width);
   rms_norm(norm, context.stream());
+  if (products.dt) multiply(context, *products.dt);  // while the norm's rows are in the cache
   multiply(context, products.zxBC);
-  multiply(context, products.dt);
-  const std::int64_t inner = products.out_proj.inputs;
-  const ConstRows zxBC = read(products.zxBC.out);
-  const auto* const xBC = static_cast<const std::uint16_t*>(zxBC.data) + inner;
-  prompt_mixer(context, layer.mixer,
-               {.dtype = DType::bf16,
-                .z = zxBC,
-                .xBC = {xBC, zxBC.stride},
-                .dt_raw = read(products.dt.out),
-                .out = halved(layer.mixer.out, inner)});
+  prompt_mixer(context, layer.mixer, products.rows_between(layer));
   multiply(context, products.out_proj);
 }
 

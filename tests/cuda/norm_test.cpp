@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
 
 #include "tests/cuda/support.h"
 
@@ -95,8 +96,7 @@ TEST(GatedRmsNorm, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
     norm.width = width;
     norm.groups = groups;
     norm.norm_before_gate = first;
-    norm.dtype = dtype;
-    norm.y_dtype = dtype;
+    norm.y_dtype = norm.z_dtype = norm.out_dtype = dtype;
     norm.y = {y_device.data(), width};
     if (gated) norm.z = {z_device.data(), width};
     norm.weight = weight_device.floats();
@@ -105,6 +105,58 @@ TEST(GatedRmsNorm, AgreesWithItsDefinitionInDoubleOverRandomShapes) {
     SCOPED_TRACE(std::string(name(dtype)) + " width " + std::to_string(width) + " groups " + std::to_string(groups));
     EXPECT_LE(max_error(out.download(dtype), want), bound(want, dtype));
   }
+}
+
+// More rows than blocks, each of which then goes through several.
+constexpr int many_rows = 1500;
+
+TEST(RmsNorm, LeavesManyRowsRoundedAlone) {
+  Random random(3);
+  for (const int width : {1028, 2564}) {
+    const auto row = static_cast<std::size_t>(width), count = many_rows * row;
+    const std::vector<double> x = rounded_to(normal_values(count, random), DType::f32),
+                              weight = rounded_to(normal_values(row, random), DType::f32);
+    const DeviceArray x_device(x, DType::f32), weight_device(weight, DType::f32), out(2 * count);
+    RmsNorm norm;
+    norm.rows = many_rows;
+    norm.width = width;
+    norm.x = {x_device.data(), width};
+    norm.weight = weight_device.floats();
+    norm.rounded = {out.data(), width};
+    rms_norm(norm, nullptr);
+    const std::vector<double> want = normalised(x, weight, row, 1, 1e-5);
+    EXPECT_LE(max_error(out.download(DType::bf16), want), bound(want, DType::bf16)) << "width " << width;
+  }
+}
+
+TEST(GatedRmsNorm, TakesManyRowsOfDifferentDtypes) {
+  Random random(4);
+  const DType bf16 = DType::bf16, f32 = DType::f32;
+  for (const auto& [z_dtype, out_dtype] : {std::pair(bf16, bf16), {f32, bf16}, {f32, f32}})
+    for (const int width : {2 * 520, 4104}) {
+      const auto row = static_cast<std::size_t>(width), count = many_rows * row;
+      const int groups = width == 4104 ? 1 : 2;
+      std::vector<double> y = rounded_to(normal_values(count, random), bf16),
+                          z = rounded_to(normal_values(count, random), z_dtype);
+      const std::vector<double> weight = rounded_to(normal_values(row, random), f32);
+      const DeviceArray y_device(y, bf16), z_device(z, z_dtype), weight_device(weight, f32),
+          out(count * element_size(out_dtype));
+      GatedRmsNorm norm;
+      norm.rows = many_rows;
+      norm.width = width;
+      norm.groups = groups;
+      norm.y_dtype = bf16;
+      norm.z_dtype = z_dtype;
+      norm.out_dtype = out_dtype;
+      norm.y = {y_device.data(), width};
+      norm.z = {z_device.data(), width};
+      norm.weight = weight_device.floats();
+      norm.out = {out.data(), width};
+      gated_rms_norm(norm, nullptr);
+      for (std::size_t i = 0; i < count; ++i) y[i] *= z[i] / (1 + std::exp(-z[i]));
+      const std::vector<double> want = normalised(y, weight, row, groups, 1e-5);
+      EXPECT_LE(max_error(out.download(out_dtype), want), bound(want, out_dtype)) << "width " << width;
+    }
 }
 
 }  // namespace
