@@ -43,9 +43,6 @@ Product product_of(const Rows& x, const Tensor& weight, std::int64_t rows) {
   return product;
 }
 
-// Tokens from which on half the bytes of z, x, B and C are worth a product of its own for dt, some 10 us.
-constexpr std::int64_t least_halved_tokens = 1024;
-
 /// A layer's products.
 struct PromptProducts {
   explicit PromptProducts(const MixerLayer& layer) {
