@@ -62,6 +62,7 @@ int run(std::vector<std::string> wanted) {
                                                                 {"decode_layers", bench_decode_layers},
                                                                 {"lengths", bench_lengths},
                                                                 {"packed", bench_packed},
+                                                                {"prompt_products", bench_prompt_products},
                                                                 {"rows", bench_rows},
                                                                 {"ssd_scan", bench_ssd_scan},
                                                                 {"states", bench_states}};

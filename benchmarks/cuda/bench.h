@@ -32,6 +32,7 @@ void bench_decode_chain();
 void bench_decode_layers();
 void bench_lengths();
 void bench_packed();
+void bench_prompt_products();
 void bench_rows();
 
 }  // namespace mamba2::cuda
