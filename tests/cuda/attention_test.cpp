@@ -100,7 +100,8 @@ void expect_agreement(int head_dim, float scale, const std::vector<int>& lengths
   const Case c = random_case(head_dim, scale, lengths, before, random);
   const Result want = reference(c);
   // A score is a sum of head_dim exact products, of normal numbers; its exp and the sums over keys follow.
-  const double score = double{scale} * head_dim * 2 * head_dim * epsilon(DType::f32), sums = 2 * capacity * epsilon(DType::f32);
+  const double score = double{scale} * head_dim * 2 * head_dim * epsilon(DType::f32),
+               sums = 2 * capacity * epsilon(DType::f32);
   const double in_f32 = 4 * score + sums + 16 * epsilon(DType::f32), share = epsilon(DType::bf16) / 2;
   const std::vector<double> tiles = on_device(c, attend_tiles), plain = on_device(c, attend);
   for (std::size_t i = 0; i < want.out.size(); ++i) {
