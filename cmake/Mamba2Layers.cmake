@@ -2,6 +2,8 @@
 
 # Bottom to top; mamba2/ and tests/ hold a folder for each, as far as it is there.
 set(MAMBA2_LAYERS base tensor tokenizer ops checkpoint hub reference cpu cuda model generate pipeline devices app)
+# Those that read bytes from outside: libFuzzer sees which of their branches an input takes.
+set(MAMBA2_FUZZED_LAYERS base tensor tokenizer checkpoint model)
 
 # mamba2_layer(NAME SOURCES a.cpp ... [HEADERS a.h ...] [LIBRARIES lib ...])
 # HEADERS are the public ones, which are installed; without it all that lie beside the sources are.
@@ -10,6 +12,9 @@ function(mamba2_layer NAME)
   add_library(mamba2_${NAME} OBJECT ${ARG_SOURCES})
   target_include_directories(mamba2_${NAME} PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
   target_link_libraries(mamba2_${NAME} PRIVATE mamba2_options PUBLIC fmt::fmt ${ARG_LIBRARIES})
+  if(MAMBA2_FUZZERS AND NAME IN_LIST MAMBA2_FUZZED_LAYERS)
+    target_compile_options(mamba2_${NAME} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
 
   target_sources(mamba2_static PRIVATE $<TARGET_OBJECTS:mamba2_${NAME}>)
   target_link_libraries(mamba2_static PUBLIC fmt::fmt ${ARG_LIBRARIES})
