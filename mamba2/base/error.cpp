@@ -1,5 +1,6 @@
 #include "mamba2/base/error.h"
 
+#include <algorithm>
 #include <system_error>
 
 namespace mamba2 {
@@ -25,11 +26,29 @@ std::size_t utf8_length(std::string_view text) {
   return 0;
 }
 
+/// How many characters of ASCII other than control characters text starts with.
+std::size_t plain_length(std::string_view text) {
+  std::size_t length = 0;
+  for (const char c : text) {
+    if (c < ' ' || c > '~') break;  // above ASCII is one or the other, as char has a sign or not
+    ++length;
+  }
+  return length;
+}
+
 }  // namespace
 
 std::string printable(std::string_view text, std::size_t max_bytes) {
   std::string out;
   while (!text.empty()) {
+    // Names are plain as a rule, and a reader asks for each one's before it knows whether anything is wrong with it.
+    if (const std::size_t plain = plain_length(text); plain > 0) {
+      const std::size_t room = max_bytes - std::min(out.size(), max_bytes);
+      out += text.substr(0, std::min(plain, room));
+      if (plain > room) return out + "...";
+      text.remove_prefix(plain);
+      continue;
+    }
     const std::size_t length = utf8_length(text);
     const auto first = static_cast<unsigned char>(text.front());
     const bool control = first < 0x20 || first == 0x7F;

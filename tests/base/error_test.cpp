@@ -13,6 +13,9 @@ TEST(Printable, KeepsTextAndEscapesWhatWouldBreakALine) {
 TEST(Printable, CutsAtAWholeCharacter) {
   EXPECT_EQ(printable("abcdef", 3), "abc...");
   EXPECT_EQ(printable("aé", 2), "a...");
+  EXPECT_EQ(printable("éab", 3), "éa...");
+  EXPECT_EQ(printable("\nab", 2), "\\x0a...");
+  EXPECT_EQ(printable("abc", 3), "abc");
 }
 
 TEST(Require, ThrowsTheFormattedMessageOnlyWhenFalse) {
