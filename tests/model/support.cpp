@@ -87,13 +87,26 @@ std::string golden_folder(const std::string& name) {
   return MAMBA2_SOURCE_DIR "/tests/data/golden/" + name;
 }
 
+namespace {
+
+/// All of them by name, opened once: every instantiation asks, and ctest starts the program anew for each test.
+const std::map<std::string, Golden>& goldens() {
+  static const std::map<std::string, Golden> all = [] {
+    std::map<std::string, Golden> opened;
+    for (const auto& entry : std::filesystem::directory_iterator(golden_folder("")))
+      if (const std::string name = entry.path().filename().string(); entry.is_directory())
+        opened.try_emplace(name, name);
+    return opened;
+  }();
+  return all;
+}
+
+}  // namespace
+
 std::vector<std::string> golden_cases_with(const std::string& tensor) {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(golden_folder(""))) {
-    const std::string name = entry.path().filename().string();
-    if (entry.is_directory() && Golden(name).has(tensor)) names.push_back(name);
-  }
-  std::sort(names.begin(), names.end());
+  for (const auto& [name, golden] : goldens())
+    if (golden.has(tensor)) names.push_back(name);
   return names;
 }
 
