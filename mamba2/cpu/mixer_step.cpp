@@ -16,8 +16,8 @@
 namespace mamba2::cpu {
 namespace {
 
-// Rows of the state in the smallest part of a head, each part convolving B and C anew.
-constexpr std::int64_t least_rows = 32;
+// Rows of the state in the smallest part of a head, and pieces of work a thread: each convolves B and C anew.
+constexpr std::int64_t least_rows = 32, pieces_a_thread = 4;
 
 /// A mixer's operands taken apart.
 struct Parts {
@@ -160,7 +160,9 @@ void fused_mixer(Context& context, const Mixer& op) {
   const std::int64_t rows = rows_of_a_head(p.head_dim, least_rows, count * p.heads, p.form, context.pool.threads());
   const std::int64_t parts_a_head = p.head_dim / rows, parts = p.heads * parts_a_head;
   const std::int64_t parts_a_group = p.heads_a_group * parts_a_head;
-  context.pool.parallel_for(count * parts, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+  const std::int64_t most_pieces = pieces_a_thread * context.pool.threads();
+  const std::int64_t grain = (count * parts + most_pieces - 1) / most_pieces;
+  context.pool.parallel_for(count * parts, grain, [&](std::int64_t begin, std::int64_t end, int worker) {
     while (begin < end) {
       const auto sequence = static_cast<std::size_t>(begin / parts);
       const Stretch& s = sequences[sequence];

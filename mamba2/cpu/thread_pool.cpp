@@ -16,8 +16,8 @@ constexpr int spins_before_sleep = 2000;
 // A caller that waits for the last piece gives its processor away this soon: on a busy machine the thread that has the
 // piece may be waiting for just this processor.
 constexpr int spins_before_yield = 500;
-// Pieces a thread: enough that a thread that lost its processor leaves little behind, few enough to cost nothing.
-constexpr std::int64_t pieces_per_thread = 4;
+// Pieces a thread at most: enough that little is left to do while all but one are done, few enough to cost nothing.
+constexpr std::int64_t pieces_per_thread = 16;
 constexpr int most_threads = 1024;
 
 void relax() {
