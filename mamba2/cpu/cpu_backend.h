@@ -16,7 +16,8 @@ enum class ScanForm : std::uint8_t { chunked, sequential };
 
 /// When weights in bf16 are multiplied as bf16, that is x rounded to bf16 too and the products summed in f32, where the
 /// instruction set can: for matrices so large and so many rows that arithmetic takes the time; or always, which gives a
-/// row equal bits in a batch of any size.
+/// row equal bits in a batch of any size.  Weights in f16 are multiplied as sums of two bf16 in the first case, by amx
+/// alone, and in f32 in the second.
 enum class Bf16Products : std::uint8_t { where_faster, always };
 
 }  // namespace cpu
@@ -26,10 +27,10 @@ enum class Bf16Products : std::uint8_t { where_faster, always };
 /// strongest instruction set of this machine, or for MAMBA2_ISA.
 ///
 /// Results depend on the instruction set but not on the number of threads.  A row of Linear does not depend on the
-/// other rows, except on avx512_bf16 and amx with weights in bf16, where it depends on how many there are
-/// (Bf16Products); nor does a sequence on its neighbours in the batch.  How a prompt is split changes SsdScan's results
-/// by rounding, since its chunks begin at other tokens.  A state in bf16 is rounded after each token where the scan is
-/// sequential, else at the end of a call and every 1024 tokens of a sequence.
+/// other rows, except that it depends on how many there are with weights in bf16 on avx512_bf16 and amx, and with
+/// weights in f16 on amx (Bf16Products); nor does a sequence on its neighbours in the batch.  How a prompt is split
+/// changes SsdScan's results by rounding, since its chunks begin at other tokens.  A state in bf16 is rounded after
+/// each token where the scan is sequential, else at the end of a call and every 1024 tokens of a sequence.
 ///
 /// threads: 0 for one each processor that the process may use.  Throws Error for a count out of range or a wrong
 /// MAMBA2_ISA.

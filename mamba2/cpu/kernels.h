@@ -63,6 +63,11 @@ struct RoundedLinearTask {
   std::int64_t out_stride;
   float* scratch;  // rounded_scratch(m, n, k) floats
 };
+/// For weights in f16: x in two parts, 2 * rounded_elements(k) a group.  Nearly as exact as LinearTask (2^-17 of each
+/// product of a weight and an x), except that infinity may become NaN.
+constexpr std::int64_t split_scratch(std::int64_t k) {
+  return 32 * rounded_columns(k) + 2 * 32 * 32;
+}
 /// The sums of all rows, or a panel of 32 rows of the weights and a tile of sums.
 constexpr std::int64_t rounded_scratch(std::int64_t m, std::int64_t n, std::int64_t k) {
   const std::int64_t sums = m * ((n + 3) / 4 * 4), panel = 32 * rounded_columns(k) / 2 + 2 * 32 * 32;
@@ -189,6 +194,9 @@ struct Kernels {
   // Null where the instruction set has no products of bf16.
   void (*round_rows)(const RoundTask&);
   void (*linear_rounded)(const RoundedLinearTask&);
+  // Null but with AMX.
+  void (*split_rows)(const RoundTask&);
+  void (*linear_split)(const RoundedLinearTask&);
   void (*widen[weight_types])(const void* from, float* to, std::int64_t count);
   void (*rms_norm)(const NormTask&);
   void (*gated_rms_norm)(const GatedNormTask&);

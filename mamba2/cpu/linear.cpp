@@ -61,42 +61,51 @@ void linear_widened(Context& context, const LinearPlan& plan, const LinearTask& 
              });
 }
 
+/// What becomes of x, and the product by it.
+struct Bf16Form {
+  std::int64_t parts;
+  void (*round_rows)(const RoundTask&);
+  void (*multiply)(const RoundedLinearTask&);
+  std::int64_t scratch;
+};
+
 /// All rows of x as bf16, by all threads.
-const std::uint16_t* rounded_rows(Context& context, const LinearTask& whole) {
+const std::uint16_t* rounded_rows(Context& context, const LinearTask& whole, const Bf16Form& form) {
   const std::int64_t groups = (whole.m + rows_in_a_group - 1) / rows_in_a_group;
+  const std::int64_t group_elements = form.parts * rounded_elements(whole.k);
   auto* const to = static_cast<std::uint16_t*>(
-      context.shared_scratch(static_cast<std::size_t>(groups * rounded_elements(whole.k)) * sizeof(std::uint16_t)));
+      context.shared_scratch(static_cast<std::size_t>(groups * group_elements) * sizeof(std::uint16_t)));
   context.pool.parallel_for(groups, 1, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t group = begin; group < end; ++group) {
       const std::int64_t m = group * rows_in_a_group;
-      context.kernels.round_rows({.x = whole.x + m * whole.x_stride,
-                                  .x_stride = whole.x_stride,
-                                  .rows = std::min(rows_in_a_group, whole.m - m),
-                                  .k = whole.k,
-                                  .to = to + group * rounded_elements(whole.k)});
+      form.round_rows({.x = whole.x + m * whole.x_stride,
+                       .x_stride = whole.x_stride,
+                       .rows = std::min(rows_in_a_group, whole.m - m),
+                       .k = whole.k,
+                       .to = to + group * group_elements});
     }
   });
   return to;
 }
 
-void linear_rounded(Context& context, const LinearPlan& plan, const LinearTask& whole) {
-  const std::uint16_t* const x = rounded_rows(context, whole);
-  context.reserve_scratch(rounded_scratch(std::min(plan.rows_in_block, whole.m), plan.columns_in_block, whole.k));
+void linear_in_bf16(Context& context, const LinearPlan& plan, const LinearTask& whole, const Bf16Form& form) {
+  const std::uint16_t* const x = rounded_rows(context, whole, form);
+  context.reserve_scratch(form.scratch);
   for_blocks(context, plan, whole.m, whole.n,
              [&](std::int64_t m, std::int64_t rows, std::int64_t n, std::int64_t columns, int worker) {
                const LinearTask t = part(whole, sizeof(std::uint16_t), m, rows, n, columns);
-               context.kernels.linear_rounded({.x = x + m / rows_in_a_group * rounded_elements(t.k),
-                                               .m = t.m,
-                                               .w = static_cast<const std::uint16_t*>(t.w),
-                                               .w_stride = t.w_stride,
-                                               .n = t.n,
-                                               .k = t.k,
-                                               .bias = t.bias,
-                                               .add = t.add,
-                                               .add_stride = t.add_stride,
-                                               .out = t.out,
-                                               .out_stride = t.out_stride,
-                                               .scratch = context.scratch(worker)});
+               form.multiply({.x = x + m / rows_in_a_group * form.parts * rounded_elements(t.k),
+                              .m = t.m,
+                              .w = static_cast<const std::uint16_t*>(t.w),
+                              .w_stride = t.w_stride,
+                              .n = t.n,
+                              .k = t.k,
+                              .bias = t.bias,
+                              .add = t.add,
+                              .add_stride = t.add_stride,
+                              .out = t.out,
+                              .out_stride = t.out_stride,
+                              .scratch = context.scratch(worker)});
              });
 }
 
@@ -117,10 +126,17 @@ void linear(Context& context, const Linear& op) {
   const LinearTask whole = task_of(op);
   if (whole.m == 0 || whole.n == 0) return;
   const LinearPlan plan = linear_plan(whole.m, whole.n, whole.k, weight.type, context.linear_machine);
-  if (plan.form == LinearForm::rounded)
-    linear_rounded(context, plan, whole);
-  else
-    linear_widened(context, plan, whole, weight);
+  const Kernels& kernels = context.kernels;
+  switch (plan.form) {
+    case LinearForm::widened: return linear_widened(context, plan, whole, weight);
+    case LinearForm::rounded:
+      return linear_in_bf16(context, plan, whole,
+                            {1, kernels.round_rows, kernels.linear_rounded,
+                             rounded_scratch(std::min(plan.rows_in_block, whole.m), plan.columns_in_block, whole.k)});
+    case LinearForm::split:
+      return linear_in_bf16(context, plan, whole,
+                            {2, kernels.split_rows, kernels.linear_split, split_scratch(whole.k)});
+  }
 }
 
 void embedding(Context& context, const Embedding& op) {

@@ -8,8 +8,9 @@
 
 namespace mamba2::cpu {
 
-/// x widened: products and sums in f32.  x rounded: products of bf16, summed in f32.
-enum class LinearForm : std::uint8_t { widened, rounded };
+/// Widened weights: products and sums in f32.  x rounded: products of bf16, summed in f32.  Split: weights in f16 and x
+/// as sums of two bf16 each, three products of bf16 for one, nearly as exact as f32.
+enum class LinearForm : std::uint8_t { widened, rounded, split };
 
 /// How a matrix product is done: in which arithmetic, and cut into blocks of how many rows of x and columns (rows of
 /// the weight).  A block belongs to one thread.

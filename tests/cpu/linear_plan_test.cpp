@@ -21,10 +21,16 @@ TEST(LinearPlan, RoundsXForManyRowsOfWeightsInBf16WhereTheProcessorMultipliesThe
   EXPECT_EQ(form(512, WeightType::bf16, Isa::avx512_vnni, Bf16Products::where_faster), LinearForm::widened);
 }
 
+TEST(LinearPlan, TakesWeightsInF16ApartForManyRowsWhereThereAreTilesForThem) {
+  EXPECT_EQ(form(512, WeightType::f16, Isa::amx, Bf16Products::where_faster), LinearForm::split);
+  EXPECT_EQ(form(31, WeightType::f16, Isa::amx, Bf16Products::where_faster), LinearForm::widened);
+  EXPECT_EQ(form(512, WeightType::f16, Isa::avx512_bf16, Bf16Products::where_faster), LinearForm::widened);
+}
+
 TEST(LinearPlan, NeverRoundsXForWeightsThatAreNotBf16) {
   for (const Bf16Products products : {Bf16Products::where_faster, Bf16Products::always})
     for (const WeightType type : {WeightType::f32, WeightType::f16})
-      EXPECT_EQ(form(512, type, Isa::amx, products), LinearForm::widened);
+      EXPECT_NE(form(512, type, Isa::amx, products), LinearForm::rounded);
 }
 
 TEST(LinearPlan, KeepsSmallMatricesInF32UnlessAllAreToBeRounded) {
@@ -37,8 +43,8 @@ TEST(LinearPlan, KeepsSmallMatricesInF32UnlessAllAreToBeRounded) {
 
 TEST(LinearPlan, HasOneFormForAnyNumberOfRowsWhereAsked) {
   for (const Isa isa : {Isa::avx2, Isa::avx512_bf16, Isa::amx})
-    EXPECT_EQ(form(1, WeightType::bf16, isa, Bf16Products::always),
-              form(512, WeightType::bf16, isa, Bf16Products::always));
+    for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::bf16})
+      EXPECT_EQ(form(1, type, isa, Bf16Products::always), form(512, type, isa, Bf16Products::always));
 }
 
 TEST(LinearPlan, KeepsABlockOfXInHalfOfTheL2Cache) {
@@ -49,6 +55,10 @@ TEST(LinearPlan, KeepsABlockOfXInHalfOfTheL2Cache) {
           two_threads.l2_bytes / 2);
       EXPECT_LE(linear_plan(rows, 3352, k, WeightType::bf16, tiles).rows_in_block * k * 2, tiles.l2_bytes / 2);
     }
+}
+
+TEST(LinearPlan, CutsRowsForTilesIntoBlocksOfEqualHeight) {
+  EXPECT_EQ(linear_plan(512, 768, 1536, WeightType::bf16, tiles).rows_in_block, 256);
 }
 
 TEST(LinearPlan, GivesSixteenThreadsSeveralBlocksEach) {

@@ -83,6 +83,21 @@ TEST_P(LinearOnEveryIsa, LinearWithWeightsInBf16ErrsNoMoreThanTwiceWhatRoundingT
   });
 }
 
+TEST_P(LinearOnEveryIsa, LinearWithLargeWeightsInF16LosesAtMostA131072thOfEachProduct) {
+  constexpr std::int64_t rows = 35, in = 1030,
+                         out = 1025;               // a million weights, enough rows, and some of each left over
+  constexpr double two_parts = 0x1p-17 / 0x1p-24;  // in units of rounding
+  expect_agreement(backend(), 5, foldings + two_parts, [&](Operands& o) {
+    const Linear op{.x = o.rows(rows, in),
+                    .weight = o.weight(out, in, DType::f16, DType::f16),
+                    .bias = {},
+                    .add = {},
+                    .out = o.unwritten(rows, out)};
+    o.backend().run(op);
+    o.result(op.out);
+  });
+}
+
 TEST_P(LinearOnEveryIsa, LinearKeepsWhatIsNotANumberAndWhatIsInfinite) {
   for (const std::int64_t rows : {1, 40}) {
     Operands o(uniform_cpu_with(GetParam()), 3, Values::as_drawn);

@@ -9,6 +9,8 @@
 // so nobody has to turn them: x is turned while it is rounded, and the sums when they are done.
 //   A panel of 32 rows of w is copied tile by tile (48 KiB at 768 columns; it cures every stride, alignment and tail),
 //   and all of x passes by from L2, 32 rows at a time, whose 2 by 2 tiles of sums stay in registers over all of k.
+//   Weights in f16 are each the exact sum of two numbers in bf16, and x is one but for 2^-18 of it.  Of the four
+// products the three large ones are taken, so that what is left out is 2^-18 of the product too.
 // What a tile is stands in the argument `Tiles`, so that the tests can run all this without the instructions.
 namespace mamba2::cpu::MAMBA2_CPU_ISA {
 namespace {
@@ -51,40 +53,110 @@ MAMBA2_INLINE void transpose(Words16* rows) {
   exchange<1>(rows);
 }
 
-/// 32 columns as 16 pairs, zeros from `count` on; the column that comes first is the lower half.
-MAMBA2_INLINE Words16 rounded_pairs(const float* from, std::int64_t count) {
-  const Words16 a = rounded_to_bf16(load_words(from, count)), b = rounded_to_bf16(load_words(from + 16, count - 16));
+/// A value as the sum of two in bf16, each in the lower half of a word.  The second of what is not finite is 0.
+struct TwoParts {
+  Words16 large, small;
+};
+MAMBA2_INLINE TwoParts two_parts(Words16 bits) {
+  using Floats16 = float __attribute__((vector_size(64)));
+  const Words16 large = rounded_to_bf16(bits), widened = large << 16;
+  const Words16 is_finite = (Words16)((widened & 0x7F800000U) != 0x7F800000U);
+  return {large, is_finite & rounded_to_bf16((Words16)((Floats16)bits - (Floats16)widened))};
+}
+
+/// Columns 0 to 15 and 16 to 31 as 16 pairs; the column that comes first is the lower half.
+MAMBA2_INLINE Words16 pairs_of(Words16 a, Words16 b) {
   const Words16 first = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const Words16 second = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   return first | (second << 16);
 }
 
+inline void store_turned(Words16* pairs, std::uint16_t* tile) {
+  transpose(pairs);
+  for (std::int64_t i = 0; i < tile_side; ++i) store_unaligned(tile + i * columns_in_a_tile, pairs[i]);
+}
+
 /// Tiles of a group of rows, in the order of their columns; rows that are missing become zeros.
 inline void round_to_tiles(const RoundTask& t) {
   for (std::int64_t k = 0; k < t.k; k += columns_in_a_tile) {
-    Words16 pairs[tile_side];
-    for (std::int64_t m = 0; m < tile_side; ++m)
-      pairs[m] = m < t.rows ? rounded_pairs(t.x + m * t.x_stride + k, t.k - k) : Words16{};
-    transpose(pairs);
-    for (std::int64_t i = 0; i < tile_side; ++i)
-      store_unaligned(t.to + k * tile_side + i * columns_in_a_tile, pairs[i]);
+    Words16 pairs[tile_side] = {};
+    for (std::int64_t m = 0; m < t.rows; ++m) {
+      const float* const from = t.x + m * t.x_stride + k;
+      pairs[m] =
+          pairs_of(rounded_to_bf16(load_words(from, t.k - k)), rounded_to_bf16(load_words(from + 16, t.k - k - 16)));
+    }
+    store_turned(pairs, t.to + k * tile_side);
   }
 }
 
+/// The same with a tile of the large parts and one of the small parts for all 32 columns.
+inline void split_to_tiles(const RoundTask& t) {
+  for (std::int64_t k = 0; k < t.k; k += columns_in_a_tile) {
+    Words16 large[tile_side] = {}, small[tile_side] = {};
+    for (std::int64_t m = 0; m < t.rows; ++m) {
+      const float* const from = t.x + m * t.x_stride + k;
+      const TwoParts a = two_parts(load_words(from, t.k - k)), b = two_parts(load_words(from + 16, t.k - k - 16));
+      large[m] = pairs_of(a.large, b.large);
+      small[m] = pairs_of(a.small, b.small);
+    }
+    store_turned(large, t.to + 2 * k * tile_side);
+    store_turned(small, t.to + 2 * k * tile_side + tile_elements);
+  }
+}
+
+/// Weights in bf16: their bits, times x rounded.
+struct Rounded {
+  static constexpr std::int64_t parts = 1;
+  /// 32 columns of one row, to its place in the tile.
+  static MAMBA2_INLINE void copy(const std::uint16_t* from, std::uint16_t* to) {
+    store_unaligned(to, load_unaligned<Words16>(from));
+  }
+  template <class Tiles>
+  static MAMBA2_INLINE void add(Tiles& tiles, const std::uint16_t* w, const std::uint16_t* x0,
+                                const std::uint16_t* x1) {
+    tiles.add(w, x0, x1);
+  }
+};
+
+/// Weights in f16: two tiles for one, the small parts behind the large ones, times x in two parts.
+struct Split {
+  static constexpr std::int64_t parts = 2;
+  static MAMBA2_INLINE void copy(const std::uint16_t* from, std::uint16_t* to) {
+    for (std::int64_t half = 0; half < columns_in_a_tile; half += 16) {
+      float wide[16];
+      for (std::int64_t i = 0; i < 16; i += lanes)
+        store(wide + i, load_wide(reinterpret_cast<const F16*>(from + half + i)));
+      const TwoParts w = two_parts(load_unaligned<Words16>(wide));
+      store_unaligned(to + half, __builtin_convertvector(w.large, Halves16));
+      store_unaligned(to + 2 * tile_elements + half, __builtin_convertvector(w.small, Halves16));
+    }
+  }
+  template <class Tiles>
+  static MAMBA2_INLINE void add(Tiles& tiles, const std::uint16_t* w, const std::uint16_t* x0,
+                                const std::uint16_t* x1) {
+    tiles.add_split(w, x0, x1);
+  }
+};
+
 /// Rows [0, rows) of w as pairs of tiles, for all 32 columns at a time the upper 16 rows and the lower; zeros beyond.
-inline void copy_panel(const std::uint16_t* w, std::int64_t w_stride, std::int64_t rows, std::int64_t k,
-                       std::uint16_t* panel) {
+template <class Kind>
+void copy_panel(const std::uint16_t* w, std::int64_t w_stride, std::int64_t rows, std::int64_t k,
+                std::uint16_t* panel) {
+  constexpr std::uint16_t zeros[columns_in_a_tile] = {};
+  constexpr std::int64_t step = Kind::parts * 2 * tile_elements;
   for (std::int64_t row = 0; row < panel_side; ++row) {
     const std::uint16_t* const from = w + row * w_stride;
     std::uint16_t* to = panel + row * columns_in_a_tile;
-    std::int64_t at = 0;
-    if (row < rows)
-      for (; at + columns_in_a_tile <= k; at += columns_in_a_tile, to += 2 * tile_elements)
-        store_unaligned(to, load_unaligned<Words16>(from + at));
-    for (; at < k; at += columns_in_a_tile, to += 2 * tile_elements) {
-      std::uint16_t last[columns_in_a_tile] = {};
-      if (row < rows) __builtin_memcpy(last, from + at, static_cast<unsigned long>(k - at) * sizeof(last[0]));
-      store_unaligned(to, load_unaligned<Words16>(last));
+    for (std::int64_t at = 0; at < k; at += columns_in_a_tile, to += step) {
+      if (row >= rows) {
+        Kind::copy(zeros, to);
+      } else if (at + columns_in_a_tile <= k) {
+        Kind::copy(from + at, to);
+      } else {
+        std::uint16_t last[columns_in_a_tile] = {};
+        __builtin_memcpy(last, from + at, static_cast<unsigned long>(k - at) * sizeof(last[0]));
+        Kind::copy(last, to);
+      }
     }
   }
 }
@@ -97,13 +169,28 @@ inline void fetch_piece(const std::uint16_t* w, std::int64_t w_stride, std::int6
     for (std::int64_t at = 0; at < k; at += line) __builtin_prefetch(w + row * w_stride + at, 0, 2);
 }
 
+/// Tiles of x to L1: the processor asks for a tile's lines only when it is about to need them.
+template <std::int64_t tiles>
+MAMBA2_INLINE void fetch_tiles(const std::uint16_t* from) {
+#pragma GCC unroll 32
+  for (std::int64_t line = 0; line < tiles * tile_side; ++line)
+    __builtin_prefetch(from + line * columns_in_a_tile, 0, 3);
+}
+
 /// sums[n][m] of a panel and two groups of x.
-template <class Tiles>
+template <class Kind, class Tiles>
 void multiply(Tiles& tiles, const std::uint16_t* panel, const std::uint16_t* x0, const std::uint16_t* x1,
               std::int64_t k, float* sums) {
   tiles.clear(panel);
-  for (std::int64_t at = 0; at < k; at += columns_in_a_tile)
-    tiles.add(panel + at * panel_side, x0 + at * tile_side, x1 + at * tile_side);
+  for (std::int64_t at = 0; at < k; at += columns_in_a_tile) {
+    constexpr std::int64_t step = Kind::parts * tile_elements;
+    fetch_tiles<Kind::parts>(x0 + step);
+    fetch_tiles<Kind::parts>(x1 + step);
+    Kind::add(tiles, panel, x0, x1);
+    panel += 2 * step;
+    x0 += step;
+    x1 += step;
+  }
   tiles.store(sums);
 }
 
@@ -130,23 +217,23 @@ inline RoundedLinearTask part(const RoundedLinearTask& whole, std::int64_t m, st
   return t;
 }
 
-template <class Tiles>
+template <class Kind, class Tiles>
 void linear_by_tiles(const RoundedLinearTask& t) {
   Tiles tiles;
   float* const sums = t.scratch;
   float* const turned = sums + panel_side * panel_side;
   auto* const panel = reinterpret_cast<std::uint16_t*>(turned + panel_side * panel_side);
-  const std::int64_t passes = (t.m + panel_side - 1) / panel_side;
+  const std::int64_t passes = (t.m + panel_side - 1) / panel_side, group = Kind::parts * rounded_elements(t.k);
   for (std::int64_t n = 0; n < t.n; n += panel_side) {
     const std::uint16_t* const w = t.w + n * t.w_stride;
     const std::int64_t columns = smaller(panel_side, t.n - n);
-    copy_panel(w, t.w_stride, columns, t.k, panel);
+    copy_panel<Kind>(w, t.w_stride, columns, t.k, panel);
     for (std::int64_t pass = 0; pass < passes; ++pass) {
       const std::int64_t m = pass * panel_side, rows = smaller(panel_side, t.m - m);
-      const std::uint16_t* const x0 = t.x + m / tile_side * rounded_elements(t.k);
-      const std::uint16_t* const x1 = rows > tile_side ? x0 + rounded_elements(t.k) : x0;
+      const std::uint16_t* const x0 = t.x + m / tile_side * group;
+      const std::uint16_t* const x1 = rows > tile_side ? x0 + group : x0;
       fetch_piece(w + panel_side * t.w_stride, t.w_stride, t.k, pass, passes);
-      multiply(tiles, panel, x0, x1, t.k, sums);
+      multiply<Kind>(tiles, panel, x0, x1, t.k, sums);
       turn(sums, turned);
       finish(part(t, m, rows, n, columns), turned, panel_side);
     }

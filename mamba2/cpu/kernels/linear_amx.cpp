@@ -54,6 +54,17 @@ class HardwareTiles {
     _tile_dpbf16ps(3, 5, 7);
   }
 
+  /// The large parts of w by both parts of x, the small ones by the large ones.
+  MAMBA2_INLINE void add_split(const std::uint16_t* w, const std::uint16_t* x0, const std::uint16_t* x1) {
+    load_weights(w);
+    load_rows(x0 + tile_elements, x1 + tile_elements);
+    multiply();
+    load_rows(x0, x1);
+    multiply();
+    load_weights(w + 2 * tile_elements);
+    multiply();
+  }
+
   MAMBA2_INLINE void store(float* sums) {
     constexpr int row = panel_side * sizeof(float);
     _tile_stored(0, sums, row);
@@ -64,6 +75,21 @@ class HardwareTiles {
   }
 
  private:
+  MAMBA2_INLINE void load_weights(const std::uint16_t* w) {
+    _tile_loadd(4, w, line);
+    _tile_loadd(5, w + tile_elements, line);
+  }
+  MAMBA2_INLINE void load_rows(const std::uint16_t* x0, const std::uint16_t* x1) {
+    _tile_loadd(6, x0, line);
+    _tile_loadd(7, x1, line);
+  }
+  MAMBA2_INLINE void multiply() {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+
   static constexpr int line = columns_in_a_tile * sizeof(std::uint16_t);
 };
 
@@ -72,7 +98,9 @@ class HardwareTiles {
 Kernels kernels() {
   Kernels made = avx512_bf16::kernels();
   made.round_rows = round_to_tiles;
-  made.linear_rounded = linear_by_tiles<HardwareTiles>;
+  made.linear_rounded = linear_by_tiles<Rounded, HardwareTiles>;
+  made.split_rows = split_to_tiles;
+  made.linear_split = linear_by_tiles<Split, HardwareTiles>;
   return made;
 }
 
