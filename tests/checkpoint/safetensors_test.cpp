@@ -189,7 +189,8 @@ TEST_F(SafetensorsFileTest, AFileOfFiveGigabytesOpensWithoutReadingItsValues) {
   const std::int64_t faults = page_faults();
   const SafetensorsFile source(file);
   const Tensor w = source.read("w");
-  EXPECT_LT(page_faults() - faults, 1000) << "the file has more than a million pages";
+  constexpr std::int64_t page = 4096;
+  EXPECT_LT(page_faults() - faults, bytes / page / 100) << "an emulator of another processor has some of its own";
   EXPECT_EQ(w.bytes(), static_cast<std::size_t>(bytes));
   EXPECT_EQ(w.as<std::uint16_t>()[w.elements() - 1], 0);
 }
