@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <span>
@@ -15,7 +13,7 @@
 #include "mamba2/generate/penalties.h"
 #include "mamba2/generate/sampler.h"
 #include "mamba2/generate/warpers.h"
-#include "mamba2/ops/backend.h"
+#include "tests/forwarding_backend.h"
 
 namespace mamba2::test {
 
@@ -38,49 +36,15 @@ inline std::int32_t host_choice(const TokenRule& rule, std::int64_t step, std::s
 }
 
 /// A backend of the host, with tokens chosen as on a device: in its memory, where the next pass reads them.
-class ChoosingBackend : public Backend {
+class ChoosingBackend : public ForwardingBackend {
  public:
-  explicit ChoosingBackend(std::unique_ptr<Backend> computes) : computes_(std::move(computes)) {}
-
-  std::string_view name() const override { return computes_->name(); }
-  Device device() const override { return computes_->device(); }
-  DType activation_dtype() const override { return computes_->activation_dtype(); }
-  std::unique_ptr<PreparedWeight> prepare(WeightRole role, const Tensor& host, DType held_as) override {
-    return computes_->prepare(role, host, held_as);
-  }
-  using Backend::upload;
-  void upload(const Tensor& host, const Tensor& on_device) override { computes_->upload(host, on_device); }
-  void download(const Tensor& on_device, const Tensor& host) override { computes_->download(on_device, host); }
-  void copy(const Tensor& from, const Tensor& to) override { computes_->copy(from, to); }
-  void zero(const Tensor& tensor) override { computes_->zero(tensor); }
+  using ForwardingBackend::ForwardingBackend;
   bool chooses_tokens() const override { return true; }
 
  protected:
-  void* allocate_bytes(std::size_t bytes) override {
-    constexpr std::size_t line = 64;
-    const std::size_t whole = (bytes / line + 1) * line;
-    return std::memset(std::aligned_alloc(line, whole), 0, whole);
-  }
-  void free_bytes(void* memory, std::size_t) noexcept override { std::free(memory); }
-  using Backend::compute;
+  using ForwardingBackend::compute;
   void compute(const Embedding& op) override;
-  void compute(const Linear& op) override { computes_->run(op); }
-  void compute(const RmsNorm& op) override { computes_->run(op); }
-  void compute(const GatedRmsNorm& op) override { computes_->run(op); }
-  void compute(const CausalConv& op) override { computes_->run(op); }
-  void compute(const TimeStep& op) override { computes_->run(op); }
-  void compute(const SsdScan& op) override { computes_->run(op); }
-  void compute(const GatedActivation& op) override { computes_->run(op); }
-  void compute(const Activate& op) override { computes_->run(op); }
-  void compute(const Mixer& op) override { computes_->run(op); }
-  void compute(const Rope& op) override { computes_->run(op); }
-  void compute(const Attention& op) override { computes_->run(op); }
-  void compute(const GatherRows& op) override { computes_->run(op); }
-  void compute(const CrossEntropy& op) override { computes_->run(op); }
   void compute(const ChooseToken& op) override;
-
- private:
-  std::unique_ptr<Backend> computes_;
 };
 
 /// A TokenRefusal has no embedding: NaN, as on a GPU.
@@ -90,7 +54,7 @@ inline void ChoosingBackend::compute(const Embedding& op) {
     const auto row = static_cast<std::int64_t>(i);
     const Tensor out = op.out.slice(0, row, 1);
     if (ids[i] >= 0)
-      computes_->run(Embedding{.ids = op.ids.slice(0, row, 1), .weight = op.weight, .out = out});
+      computes().run(Embedding{.ids = op.ids.slice(0, row, 1), .weight = op.weight, .out = out});
     else
       std::fill_n(out.as<float>(), out.elements(), std::numeric_limits<float>::quiet_NaN());
   }

@@ -3,60 +3,29 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <utility>
 
-#include "mamba2/ops/backend.h"
+#include "tests/forwarding_backend.h"
 
 namespace mamba2::test {
 
 /// A backend of the host that computes in f32, with inputs left pending beside the states as a device does it: whatever
 /// reads a state that is not up to date shows.
-class PendingBackend : public Backend {
+class PendingBackend : public ForwardingBackend {
  public:
-  PendingBackend(std::unique_ptr<Backend> computes, std::int64_t room) : computes_(std::move(computes)), room_(room) {}
+  PendingBackend(std::unique_ptr<Backend> computes, std::int64_t room)
+      : ForwardingBackend(std::move(computes)), room_(room) {}
 
-  std::string_view name() const override { return computes_->name(); }
-  Device device() const override { return computes_->device(); }
   DType activation_dtype() const override { return DType::f32; }
   std::int64_t pending_room(const MixerStepShape& shape) const override { return shape.sequences > 0 ? room_ : 0; }
-  std::unique_ptr<PreparedWeight> prepare(WeightRole role, const Tensor& host, DType held_as) override {
-    return computes_->prepare(role, host, held_as);
-  }
-  using Backend::upload;
-  void upload(const Tensor& host, const Tensor& on_device) override { computes_->upload(host, on_device); }
-  void download(const Tensor& on_device, const Tensor& host) override { computes_->download(on_device, host); }
-  void copy(const Tensor& from, const Tensor& to) override { computes_->copy(from, to); }
-  void zero(const Tensor& tensor) override { computes_->zero(tensor); }
 
  protected:
-  void* allocate_bytes(std::size_t bytes) override {
-    constexpr std::size_t line = 64;
-    const std::size_t whole = (bytes / line + 1) * line;
-    return std::memset(std::aligned_alloc(line, whole), 0, whole);
-  }
-  void free_bytes(void* memory, std::size_t) noexcept override { std::free(memory); }
-  using Backend::compute;
-  void compute(const Embedding& op) override { computes_->run(op); }
-  void compute(const Linear& op) override { computes_->run(op); }
-  void compute(const RmsNorm& op) override { computes_->run(op); }
-  void compute(const GatedRmsNorm& op) override { computes_->run(op); }
-  void compute(const CausalConv& op) override { computes_->run(op); }
-  void compute(const TimeStep& op) override { computes_->run(op); }
-  void compute(const SsdScan& op) override { computes_->run(op); }
-  void compute(const GatedActivation& op) override { computes_->run(op); }
-  void compute(const Activate& op) override { computes_->run(op); }
+  using ForwardingBackend::compute;
   void compute(const Mixer& op) override;
   void compute(const SettleState& op) override;
-  void compute(const Rope& op) override { computes_->run(op); }
-  void compute(const Attention& op) override { computes_->run(op); }
-  void compute(const GatherRows& op) override { computes_->run(op); }
-  void compute(const CrossEntropy& op) override { computes_->run(op); }
 
  private:
-  std::unique_ptr<Backend> computes_;
   std::int64_t room_;
 };
 
@@ -96,11 +65,11 @@ inline void PendingBackend::compute(const SettleState& op) {
 
 /// The token through a copy of the states that is up to date; its inputs are what the mixer's parts left behind.
 inline void PendingBackend::compute(const Mixer& op) {
-  if (op.pending.since.empty()) return computes_->run(op);
+  if (op.pending.since.empty()) return computes().run(op);
   const PendingInputs& pending = op.pending;
   const std::int64_t heads = op.ssm_state.size(1), head_dim = op.ssm_state.size(2), N = op.ssm_state.size(3);
-  const DeviceTensor up_to_date = computes_->allocate(DType::f32, op.ssm_state.shape);
-  computes_->copy(op.ssm_state, up_to_date);
+  const DeviceTensor up_to_date = computes().allocate(DType::f32, op.ssm_state.shape);
+  computes().copy(op.ssm_state, up_to_date);
   auto for_each_head = [&](auto&& visit) {
     for (std::int64_t i = 0; i < op.batch.sequences; ++i)
       for (std::int64_t head = 0; head < heads; ++head)
@@ -114,7 +83,7 @@ inline void PendingBackend::compute(const Mixer& op) {
   Mixer plain = op;
   plain.ssm_state = up_to_date;
   plain.pending = {};
-  computes_->run(plain);
+  computes().run(plain);
   for_each_head([&](std::int64_t i, std::int64_t slot, std::int64_t head, std::int64_t position) {
     const std::int64_t place = position % room_, group = head / (heads / op.n_groups);
     const float dt = op.dt[i].as<float>()[head];
@@ -124,7 +93,7 @@ inline void PendingBackend::compute(const Mixer& op) {
     std::copy_n(x + heads * head_dim + group * N, N, pending.B[slot][group][place].as<float>());
     pending.log_decay[slot][head].as<float>()[place] = -std::exp(op.A_log.as<float>()[head]) * dt;
     if ((position + 1 + head + op.layer) % room_ == 0)
-      computes_->copy(up_to_date.view[slot].slice(0, head, 1), op.ssm_state[slot].slice(0, head, 1));
+      computes().copy(up_to_date.view[slot].slice(0, head, 1), op.ssm_state[slot].slice(0, head, 1));
   });
 }
 
