@@ -14,7 +14,7 @@ constexpr int decode_most_layers = 128;  // their pointers are arguments of the 
 constexpr int decode_warps = 8;          // that compute
 constexpr int decode_tile_rows = 32;     // rows of a weight that a block multiplies at a time: two instructions' worth
 constexpr int decode_panel_columns = 64, decode_stage_columns = decode_warps * decode_panel_columns;
-constexpr int decode_most_stages = 12;  // under way; more than a ring has of any model
+constexpr int decode_most_stages = 12;  // under way at most
 constexpr int decode_most_tiles = 8;    // of a block's rows of a weight
 /// Bytes between rows whose pieces of 128 bytes two lanes of neighbouring rows read at once: they lie in other banks.
 constexpr int decode_row_gap = 64;

@@ -85,6 +85,22 @@ __device__ __forceinline__ void copy_run(void* to, const void* from, int bytes, 
                : "memory");
 }
 
+/// Of what is read once: it leaves the L2 cache first.
+__device__ __forceinline__ std::uint64_t evict_first() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/// copy_run by a policy of the L2 cache.
+__device__ __forceinline__ void copy_run(void* to, const void* from, int bytes, std::uint64_t* barrier,
+                                         std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+
 /// Brings a box into the L2 cache.
 __device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int column, int row) {
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(column), "r"(row)
@@ -107,24 +123,6 @@ __device__ __forceinline__ void wait_stores_read() {
 /// Orders this thread's earlier ordinary accesses to shared memory before later ones of tensor cores and copy engine.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// ---- bulk copies ----
-
-/// Of what is read once: it leaves the L2 cache first.
-__device__ __forceinline__ std::uint64_t evict_first() {
-  std::uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-/// Copies `bytes`, a multiple of 16, to shared memory and counts them at the barrier; both addresses likewise.
-__device__ __forceinline__ void copy_bytes(void* to, const void* from, int bytes, std::uint64_t* barrier,
-                                           std::uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
-          "r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
-      : "memory");
 }
 
 // ---- a kernel and the next one in the stream ----

@@ -356,13 +356,13 @@ __device__ __forceinline__ void fill_stages(const PendingStep& op, Shared<S, N>&
     std::uint64_t* const full = shared.full + at;
     if (lane == 0) {
       barrier_arrive_expect(full, T::state_bytes + max(tokens.count, 0) * input_bytes + decay_bytes);
-      copy_bytes(stage.state, static_cast<const S*>(op.step.ssm_state) + slot_head * head_dim * N, T::state_bytes, full,
-                 policy);
-      copy_bytes(stage.log_decay, op.ring.log_decay + slot_head * pending_room, decay_bytes, full, policy);
+      copy_run(stage.state, static_cast<const S*>(op.step.ssm_state) + slot_head * head_dim * N, T::state_bytes, full,
+               policy);
+      copy_run(stage.log_decay, op.ring.log_decay + slot_head * pending_room, decay_bytes, full, policy);
     }
     if (lane < pending_room && tokens.pending(lane)) {
       const S* const from = static_cast<const S*>(op.ring.input) + (slot_head * pending_room + lane) * head_dim;
-      copy_bytes(stage.input + lane * Stage<S, N>::input_stride, from, input_bytes, full, policy);
+      copy_run(stage.input + lane * Stage<S, N>::input_stride, from, input_bytes, full, policy);
     }
     __syncwarp();
   }
