@@ -99,6 +99,11 @@ class CudaWeight : public PreparedWeight {
   bool counts_;  // among the context's f32_matrices
 };
 
+/// Of a weight that the backend prepared.
+inline const Tensor& matrix_of(const PreparedWeight& weight) {
+  return static_cast<const CudaWeight&>(weight).matrix;
+}
+
 void embedding(Context& context, const mamba2::Embedding& op);
 void linear(Context& context, const mamba2::Linear& op);
 void rms_norm(Context& context, const mamba2::RmsNorm& op);

@@ -128,10 +128,7 @@ void CudaBackend::enqueue(const Op& op, Launch launch) {
 
 /// One kernel where it takes the layers and pays; a prompt's with rows of 16 bits; else their parts.
 void CudaBackend::compute(const MixerLayers& op) {
-  const auto matrix_of = [](const PreparedWeight& weight) -> const Tensor& {
-    return static_cast<const cuda::CudaWeight&>(weight).matrix;
-  };
-  const bool takes = cuda::describe_layers(op, matrix_of, layers_) && cuda::decode_layers_pays(layers_.shape) &&
+  const bool takes = cuda::describe_layers(op, cuda::matrix_of, layers_) && cuda::decode_layers_pays(layers_.shape) &&
                      cuda::decode_layers_takes(layers_.shape);
   if (!takes) return compute_one_by_one(op);
   enqueue(layers_, [](cuda::Context& context, const cuda::DecodeLayers& layers) {

@@ -79,7 +79,7 @@ class Fingerprint {
   void part(int number) { part(std::int64_t{number}); }
   void part(double number) { words_.push_back(std::bit_cast<std::uint64_t>(number)); }
   void part(const void* address) { words_.push_back(std::bit_cast<std::uint64_t>(address)); }
-  void part(const PreparedWeight* weight) { part(static_cast<const CudaWeight*>(weight)->matrix); }
+  void part(const PreparedWeight* weight) { part(matrix_of(*weight)); }
   void part(mamba2::Activation act) { part(static_cast<int>(act)); }
   void part(StateRounding rounding) { part(static_cast<int>(rounding)); }
   void part(GateOrder order) { part(static_cast<int>(order)); }

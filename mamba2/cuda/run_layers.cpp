@@ -18,10 +18,6 @@ bool dense(const Tensor& tensor) {
   return tensor.contiguous() && aligned(tensor);
 }
 
-bool same_place(const Tensor& one, const Tensor& other) {
-  return one.data == other.data && one.shape == other.shape && one.strides == other.strides;
-}
-
 bool is_bf16(const Tensor& matrix) {
   return matrix.dtype == DType::bf16 && dense(matrix);
 }
@@ -46,10 +42,8 @@ bool is_taken(const mamba2::Mixer& op) {
 /// That a layer's ops hand to each other what they should, and leave out what the kernel knows nothing of.
 bool is_taken(const MixerLayer& layer, const Tensor& hidden) {
   return same_place(layer.norm.x, hidden) && same_place(layer.out_proj.add, hidden) &&
-         same_place(layer.out_proj.out, hidden) && same_place(layer.in_proj.x, layer.norm.out) &&
-         same_place(layer.mixer.projected, layer.in_proj.out) && same_place(layer.out_proj.x, layer.mixer.out) &&
-         layer.in_proj.bias.empty() && layer.in_proj.add.empty() && layer.out_proj.bias.empty() &&
-         dense(layer.norm.weight) && is_taken(layer.mixer);
+         same_place(layer.out_proj.out, hidden) && hands_on(layer) && layer.in_proj.bias.empty() &&
+         layer.in_proj.add.empty() && layer.out_proj.bias.empty() && dense(layer.norm.weight) && is_taken(layer.mixer);
 }
 
 /// What the kernel has one of for all layers.
@@ -77,6 +71,15 @@ DecodeLayer pointers_of(const MixerLayer& layer, MatrixOf matrix_of) {
 }
 
 }  // namespace
+
+bool same_place(const Tensor& one, const Tensor& other) {
+  return one.data == other.data && one.shape == other.shape && one.strides == other.strides;
+}
+
+bool hands_on(const MixerLayer& layer) {
+  return same_place(layer.in_proj.x, layer.norm.out) && same_place(layer.mixer.projected, layer.in_proj.out) &&
+         same_place(layer.out_proj.x, layer.mixer.out);
+}
 
 bool describe_layers(const mamba2::MixerLayers& op, MatrixOf matrix_of, DecodeLayers& to) {
   if (op.layers.empty() || std::ssize(op.layers) > decode_most_layers) return false;

@@ -5,6 +5,11 @@
 
 namespace mamba2::cuda {
 
+/// The same elements in the same order.
+bool same_place(const Tensor& one, const Tensor& other);
+/// Whether a layer's ops hand to each other what they leave: norm, in_proj, mixer, out_proj.
+bool hands_on(const MixerLayer& layer);
+
 /// The device matrix of a prepared weight.
 using MatrixOf = const Tensor& (*)(const PreparedWeight& weight);
 

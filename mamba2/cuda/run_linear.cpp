@@ -12,10 +12,6 @@
 namespace mamba2::cuda {
 namespace {
 
-const Tensor& matrix_of(const PreparedWeight* weight) {
-  return static_cast<const CudaWeight*>(weight)->matrix;
-}
-
 bool is_large(const LinearRows& op) {
   return std::int64_t{op.inputs} * op.outputs >= least_library_elements;
 }
@@ -188,7 +184,7 @@ void many_rows(Context& context, const LinearRows& op, const std::optional<Waiti
 }  // namespace
 
 void embedding(Context& context, const mamba2::Embedding& op) {
-  const Tensor& table = matrix_of(op.weight);
+  const Tensor& table = matrix_of(*op.weight);
   const int width = extent(table.size(1), "hidden_size");
   if (is_packed(table.dtype))
     return unpack_rows({.count = op.ids.size(0),
@@ -213,7 +209,7 @@ void embedding(Context& context, const mamba2::Embedding& op) {
 
 void linear(Context& context, const mamba2::Linear& op) {
   if (op.x.size(0) == 0 || op.out.size(1) == 0) return context.finish_norm();
-  const Tensor& weight = matrix_of(op.weight);
+  const Tensor& weight = matrix_of(*op.weight);
   const std::optional<WaitingNorm> norm = context.take_norm(op);
   LinearRows product{.rows = op.x.size(0),
                      .inputs = extent(weight.size(1), "a weight's columns"),

@@ -5,17 +5,10 @@
 #include "mamba2/base/error.h"
 #include "mamba2/cuda/linear.h"
 #include "mamba2/cuda/norm.h"
+#include "mamba2/cuda/run_layers.h"
 
 namespace mamba2::cuda {
 namespace {
-
-const Tensor& matrix_of(const mamba2::Linear& product) {
-  return static_cast<const CudaWeight*>(product.weight)->matrix;
-}
-
-bool same_place(const Tensor& one, const Tensor& other) {
-  return one.data == other.data && one.shape == other.shape && one.strides == other.strides;
-}
 
 /// The memory of f32 rows as as many rows in bf16, without gaps.
 Rows halved(const Tensor& tensor, std::int64_t width) {
@@ -47,7 +40,8 @@ Product product_of(const Rows& x, const Tensor& weight, std::int64_t rows) {
 struct PromptProducts {
   explicit PromptProducts(const MixerLayer& layer) {
     const std::int64_t tokens = layer.norm.x.size(0), heads = layer.mixer.ssm_state.size(1);
-    const Tensor &projected = layer.in_proj.out, &in = matrix_of(layer.in_proj), &out = matrix_of(layer.out_proj);
+    const Tensor &projected = layer.in_proj.out, &in = matrix_of(*layer.in_proj.weight),
+                 &out = matrix_of(*layer.out_proj.weight);
     const std::int64_t zxBC_width = projected.size(1) - heads;
     const Rows normed = halved(layer.norm.out, in.size(1));
     if (tokens >= least_halved_tokens) {
@@ -101,13 +95,11 @@ void multiply(Context& context, const Product& product) {
 }  // namespace
 
 bool prompt_layer_takes(Context& context, const MixerLayer& layer) {
-  const bool chained = same_place(layer.in_proj.x, layer.norm.out) &&
-                       same_place(layer.mixer.projected, layer.in_proj.out) &&
-                       same_place(layer.out_proj.x, layer.mixer.out);
   const bool dense = layer.norm.out.contiguous() && layer.in_proj.out.contiguous() && layer.mixer.out.contiguous();
   const bool plain = layer.in_proj.bias.empty() && layer.in_proj.add.empty();
-  if (!chained || !dense || !plain || !is_taken(matrix_of(layer.in_proj)) || !is_taken(matrix_of(layer.out_proj)) ||
-      context.blas == nullptr || !prompt_mixer_takes(context, layer.mixer))
+  if (!hands_on(layer) || !dense || !plain || !is_taken(matrix_of(*layer.in_proj.weight)) ||
+      !is_taken(matrix_of(*layer.out_proj.weight)) || context.blas == nullptr ||
+      !prompt_mixer_takes(context, layer.mixer))
     return false;
   const PromptProducts products(layer);
   return takes(*context.blas, products.zxBC) && (!products.dt || takes(*context.blas, *products.dt)) &&
